@@ -1,1 +1,3 @@
-//! orch
+//! orch.
+
+pub mod config;
