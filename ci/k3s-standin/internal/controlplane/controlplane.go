@@ -164,6 +164,8 @@ func apiServerArgs(cfg *config.Config) []string {
 		"--service-cluster-ip-range=" + cfg.ServiceCIDR,
 		"--service-node-port-range=" + cfg.NodePortRange,
 		"--profiling=false",
+		// Without it, other nodes' watches hold up a stop for a minute.
+		"--shutdown-send-retry-after=true",
 		"--" + component.ClusterFileFlag + "=" + cfg.DataDir.Server("cluster.json"),
 	}, cfg.APIServerArgs)
 }
