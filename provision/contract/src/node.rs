@@ -326,11 +326,9 @@ impl NodeConfig {
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let config: Self =
-            serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-                ConfigError::Parse {
-                    key: error.path().to_string(),
-                    source: error.into_inner(),
-                }
+            serde_path_to_error::deserialize(&mut deserializer).map_err(|error| ConfigError {
+                key: error.path().to_string(),
+                problem: error.into_inner().to_string(),
             })?;
         deserializer.end().map_err(|error| ConfigError {
             key: ".".to_owned(),
