@@ -1,1 +1,9 @@
-fn main() {}
+//! `orch-provision`: parse, run, report, exit.
+
+mod cli;
+
+use clap::Parser;
+
+fn main() {
+    cli::Cli::parse();
+}

@@ -1,1 +1,28 @@
-//! Placeholder while the workspace is laid out.
+//! What the host and a node say to each other: configuration in, events out, and the join protocol.
+//!
+//! Types, limits and paths only. Nothing here opens a file or a socket, so that the host CLI, the
+//! provisioner and the tests can all depend on it without inheriting one another's dependencies.
+
+mod event;
+mod exit;
+mod join;
+mod layout;
+mod name;
+mod node;
+mod secret;
+
+pub use event::{Event, EventLine, LogLevel, Outcome, Unit};
+pub use exit::ExitCode;
+pub use join::{
+    DEFAULT_JOIN_PORT, JOIN_COMMAND, JOIN_SCHEMA, JoinGrant, JoinRefusal, JoinRequest,
+    JoinResponse, JoinToken, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, MAX_TOKEN_BYTES, RefusalReason,
+    WireError,
+};
+pub use layout::{ClusterKeys, node_paths};
+pub use name::{NameError, NodeName};
+pub use node::{
+    Artifacts, Cluster, ConfigError, DEFAULT_API_PORT, DEFAULT_RELEASE_URL, Join, K3s, Mirror,
+    NODE_CONFIG_SCHEMA, Node, NodeConfig, Registries, RegistryAuth, RegistryConfig, RegistryTls,
+    Role, Server, Storage, StorageKind, Timeouts,
+};
+pub use secret::Secret;

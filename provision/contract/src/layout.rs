@@ -1,0 +1,99 @@
+//! Where the files are: a cluster's keys on the host, and orch's own files on a node.
+
+use std::path::{Path, PathBuf};
+
+use crate::NodeName;
+
+/// The join keys of one cluster on the host, usually `.orch/keys`.
+///
+/// Private keys are OpenSSH ed25519 files of mode 0600. `orch_ssh::keys::ensure_cluster_keys`
+/// creates what is missing and never replaces what is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterKeys {
+    directory: PathBuf,
+}
+
+impl ClusterKeys {
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+        }
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The join service's private key; uploaded to the server as [`node_paths::JOIN_HOST_KEY`].
+    pub fn host_key(&self) -> PathBuf {
+        self.directory.join("join_host_key")
+    }
+
+    /// Its public key; uploaded to every agent as [`node_paths::JOIN_KNOWN_HOST`].
+    pub fn host_public_key(&self) -> PathBuf {
+        self.directory.join("join_host_key.pub")
+    }
+
+    /// Every node's public key, its comment being the node's name; uploaded to the server as
+    /// [`node_paths::JOIN_AUTHORIZED_KEYS`].
+    pub fn authorized_keys(&self) -> PathBuf {
+        self.directory.join("authorized_keys")
+    }
+
+    /// A node's private key; uploaded to it as [`node_paths::JOIN_CLIENT_KEY`].
+    pub fn client_key(&self, node: &NodeName) -> PathBuf {
+        self.directory
+            .join("nodes")
+            .join(node.as_str())
+            .join("join_client_key")
+    }
+
+    pub fn client_public_key(&self, node: &NodeName) -> PathBuf {
+        self.directory
+            .join("nodes")
+            .join(node.as_str())
+            .join("join_client_key.pub")
+    }
+}
+
+/// Absolute paths on a node. K3s's own are in K3s's documentation; these are orch's.
+pub mod node_paths {
+    /// The provisioner itself, where its systemd unit finds it.
+    pub const PROVISIONER: &str = "/usr/local/bin/orch-provision";
+    /// 0700; everything below it is uploaded by the host.
+    pub const CONFIG_DIRECTORY: &str = "/etc/orch";
+    /// The `NodeConfig`, 0600 because registry passwords may be in it.
+    pub const NODE_CONFIG: &str = "/etc/orch/node.json";
+    /// Server only, 0600.
+    pub const JOIN_HOST_KEY: &str = "/etc/orch/join_host_key";
+    /// Server only.
+    pub const JOIN_AUTHORIZED_KEYS: &str = "/etc/orch/authorized_keys";
+    /// Agent only, 0600.
+    pub const JOIN_CLIENT_KEY: &str = "/etc/orch/join_client_key";
+    /// Agent only: the server's public key in OpenSSH's one-line format.
+    pub const JOIN_KNOWN_HOST: &str = "/etc/orch/join_known_host";
+    /// What the provisioner keeps for itself; 0700.
+    pub const STATE_DIRECTORY: &str = "/var/lib/orch";
+    /// Hashes of what the running K3s was started with.
+    pub const APPLIED: &str = "/var/lib/orch/applied.json";
+    /// Where artifacts are uploaded to, searched by default.
+    pub const ARTIFACTS: &str = "/var/lib/orch/artifacts";
+    /// What was downloaded on the node.
+    pub const CACHE: &str = "/var/lib/orch/cache";
+    /// The directory that every node shares.
+    pub const VOLUMES: &str = "/var/lib/orch/volumes";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_node_has_a_directory_of_its_own() {
+        let keys = ClusterKeys::new(".orch/keys");
+        assert_eq!(
+            keys.client_key(&"agent".parse().unwrap()),
+            Path::new(".orch/keys/nodes/agent/join_client_key")
+        );
+    }
+}

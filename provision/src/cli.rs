@@ -1,0 +1,102 @@
+//! The command line of `orch-provision`: parsing only.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use orch_contract::{Role, node_paths};
+
+/// Turns this machine into a node of a K3s cluster.
+#[derive(Debug, Parser)]
+#[command(name = "orch-provision", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Bring the node up; what is already as it should be is left alone
+    Up(UpArgs),
+    /// Run the join service in the foreground (its systemd unit does)
+    Serve(ServeArgs),
+    /// Stop and remove what K3s and orch installed on this machine
+    Reset(ResetArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// What this machine becomes; must be what the configuration says
+    #[arg(long, value_enum)]
+    pub role: RoleArg,
+    /// The node's configuration
+    #[arg(long, default_value = node_paths::NODE_CONFIG)]
+    pub config: PathBuf,
+    /// How events are written to standard output
+    #[arg(long, value_enum, default_value_t = Output::Plain)]
+    pub output: Output,
+    /// Say what would be done and why, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The node's configuration
+    #[arg(long, default_value = node_paths::NODE_CONFIG)]
+    pub config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ResetArgs {
+    /// How events are written to standard output
+    #[arg(long, value_enum, default_value_t = Output::Plain)]
+    pub output: Output,
+    /// Say what would be removed, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RoleArg {
+    Server,
+    Agent,
+}
+
+impl From<RoleArg> for Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Server => Role::Server,
+            RoleArg::Agent => Role::Agent,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Lines for people
+    Plain,
+    /// One JSON object per line (`EventLine` of the contract)
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn up_needs_a_role() {
+        assert!(Cli::try_parse_from(["orch-provision", "up"]).is_err());
+        let cli = Cli::try_parse_from(["orch-provision", "up", "--role", "agent"]).unwrap();
+        let Command::Up(up) = cli.command else {
+            unreachable!("`up` parses as Up")
+        };
+        assert_eq!(up.config, PathBuf::from("/etc/orch/node.json"));
+    }
+}
