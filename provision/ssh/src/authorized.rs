@@ -1,0 +1,148 @@
+//! Who may join: public keys, each the key of one node.
+
+use orch_contract::{NameError, NodeName};
+use russh::keys::{Algorithm, PublicKey};
+
+/// Lines beyond this many bytes or this count are a mistake, not a cluster.
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// A file in OpenSSH's authorized_keys format whose comments are node names.
+#[derive(Debug, Clone, Default)]
+pub struct AuthorizedKeys {
+    entries: Vec<(PublicKey, NodeName)>,
+}
+
+/// Why such a file cannot be used; `line` counts from 1.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorizedKeysError {
+    #[error("the file has {0} bytes, more than any cluster needs")]
+    TooLarge(usize),
+    #[error("line {line} is not a public key")]
+    Key {
+        line: usize,
+        source: russh::keys::ssh_key::Error,
+    },
+    #[error("line {line} is not an ed25519 key without options")]
+    Kind { line: usize },
+    #[error("line {line}: the comment must be the node's name")]
+    Name { line: usize, source: NameError },
+    #[error("line {line}: the key of node {first} is there again for node {second}")]
+    Duplicate {
+        line: usize,
+        first: NodeName,
+        second: NodeName,
+    },
+}
+
+impl AuthorizedKeys {
+    /// Reads the file's text. One bad line refuses the whole file: guessing who may join is worse
+    /// than nobody joining.
+    pub fn parse(text: &str) -> Result<Self, AuthorizedKeysError> {
+        if text.len() > MAX_BYTES {
+            return Err(AuthorizedKeysError::TooLarge(text.len()));
+        }
+        let mut entries: Vec<(PublicKey, NodeName)> = Vec::new();
+        for (index, content) in text.lines().enumerate() {
+            let (line, content) = (index + 1, content.trim());
+            if content.is_empty() || content.starts_with('#') {
+                continue;
+            }
+            if !content.starts_with("ssh-ed25519 ") {
+                return Err(AuthorizedKeysError::Kind { line });
+            }
+            let key = PublicKey::from_openssh(content)
+                .map_err(|source| AuthorizedKeysError::Key { line, source })?;
+            if key.algorithm() != Algorithm::Ed25519 {
+                return Err(AuthorizedKeysError::Kind { line });
+            }
+            let comment = content.splitn(3, ' ').nth(2).unwrap_or_default();
+            let node = comment
+                .parse::<NodeName>()
+                .map_err(|source| AuthorizedKeysError::Name { line, source })?;
+            if let Some((_, first)) = entries
+                .iter()
+                .find(|(known, _)| known.key_data() == key.key_data())
+            {
+                return Err(AuthorizedKeysError::Duplicate {
+                    line,
+                    first: first.clone(),
+                    second: node,
+                });
+            }
+            entries.push((key, node));
+        }
+        Ok(Self { entries })
+    }
+
+    /// One line of the file, with its line end.
+    pub(crate) fn line(key: &PublicKey, node: &NodeName) -> String {
+        let mut key = key.clone();
+        key.set_comment(node.as_str());
+        // Encoding an ed25519 key into a string has no way to fail; an empty line would be skipped
+        // by every reader, so a failure can only take access away.
+        key.to_openssh()
+            .map(|line| format!("{line}\n"))
+            .unwrap_or_default()
+    }
+
+    /// The node that a key belongs to.
+    pub fn node_of(&self, key: &PublicKey) -> Option<&NodeName> {
+        self.entries
+            .iter()
+            .find(|(known, _)| known.key_data() == key.key_data())
+            .map(|(_, node)| node)
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use russh::keys::PrivateKey;
+
+    use super::*;
+
+    fn line(name: &str) -> (PublicKey, String) {
+        let key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap();
+        let line = AuthorizedKeys::line(key.public_key(), &name.parse().unwrap());
+        (key.public_key().clone(), line)
+    }
+
+    #[test]
+    fn the_comment_is_the_node() {
+        let (key, text) = line("agent");
+        let keys = AuthorizedKeys::parse(&format!("# agents\n\n{text}")).unwrap();
+        assert_eq!(keys.node_of(&key).unwrap().as_str(), "agent");
+        assert_eq!(keys.node_of(&line("agent").0), None);
+    }
+
+    #[test]
+    fn one_bad_line_refuses_the_file() {
+        let (_, good) = line("agent");
+        for bad in [
+            "ssh-ed25519 AAAA agent2\n",
+            "ssh-rsa AAAA agent2\n",
+            "command=\"sh\" ssh-ed25519 AAAA x\n",
+            &line("agent").1.replace(" agent", " Not A Name"),
+            &line("agent").1.replace(" agent", ""),
+            &good,
+        ] {
+            let error = AuthorizedKeys::parse(&format!("{good}{bad}")).unwrap_err();
+            assert!(error.to_string().starts_with("line 2"), "{bad}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_keys_or_an_error(text in "\\PC{0,300}") {
+            let _ = AuthorizedKeys::parse(&text);
+        }
+    }
+}
