@@ -3,9 +3,12 @@
 //! The same file in api-gateway-app and billing-app (`ci/services-test` compares them): both declare
 //! the same topology, so that whichever starts first creates it.
 //!
-//! Queues are quorum queues: the broker confirms a message only after it is on disk, and
-//! dead-lettering is at-least-once. See <https://www.rabbitmq.com/docs/quorum-queues>.
+//! Queues are classic and durable: for a persistent message the broker confirms what is on disk.
+//! Not quorum queues: on a single node they replicate to nobody, and with RabbitMQ 3.10 one that is
+//! killed within a second of the queue's creation comes back with an empty queue, confirmed or not.
+//! See <https://www.rabbitmq.com/docs/confirms#when-publishes-are-confirmed>.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
@@ -123,7 +126,7 @@ impl BrokerSettings {
             .queue_declare(
                 dead_letter_queue.as_str().into(),
                 options,
-                arguments(&[("x-queue-type", "quorum")]),
+                FieldTable::default(),
             )
             .await
             .map_err(declaring(&dead_letter_queue))?;
@@ -141,14 +144,10 @@ impl BrokerSettings {
             .queue_declare(
                 queue.into(),
                 options,
-                arguments(&[
-                    ("x-queue-type", "quorum"),
-                    ("x-dead-letter-exchange", &dead_letter_exchange),
-                    ("x-dead-letter-routing-key", queue),
-                    ("x-dead-letter-strategy", "at-least-once"),
-                    // What at-least-once dead-lettering requires.
-                    ("x-overflow", "reject-publish"),
-                ]),
+                FieldTable::from(BTreeMap::from([
+                    ("x-dead-letter-exchange".into(), text(&dead_letter_exchange)),
+                    ("x-dead-letter-routing-key".into(), text(queue)),
+                ])),
             )
             .await
             .map_err(declaring(queue))?;
@@ -161,12 +160,8 @@ fn declaring(what: &str) -> impl FnOnce(lapin::Error) -> BrokerError + use<> {
     move |source| BrokerError::Declare { what, source }
 }
 
-fn arguments(pairs: &[(&str, &str)]) -> FieldTable {
-    let mut table = FieldTable::default();
-    for (name, value) in pairs {
-        table.insert((*name).into(), AMQPValue::LongString((*value).into()));
-    }
-    table
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
 }
 
 #[cfg(test)]
