@@ -1,7 +1,13 @@
-//! orch.
+//! orch: turns empty machines into a K3s cluster, and Dockerfiles into pinned, running images.
+//!
+//! `cli` parses, `commands` composes, the domain folders do the work and never import one another;
+//! `process`, `progress` and `project` are what they all may use.
 
+pub mod artifacts;
 pub mod config;
 pub mod exit;
 pub mod host;
+pub mod machines;
 pub mod process;
+pub mod progress;
 pub mod project;
