@@ -41,7 +41,7 @@ trap 'exit 1' INT TERM
 
 build() {
     say "building $1 (minutes when nothing is cached, seconds later)"
-    nice -n 10 go build -trimpath -ldflags "$stamp" -o "$work/$1" "$2"
+    nice -n 10 go build -trimpath -buildvcs=false -ldflags "$stamp" -o "$work/$1" "$2"
 }
 build k3s .
 build coredns ./cmd/coredns
@@ -49,7 +49,7 @@ build pause ./cmd/pause
 (cd metrics-server && build metrics-server .)
 
 say "writing the images"
-nice -n 10 go run -trimpath ./tools/airgap "$work/k3s-airgap-images-amd64.tar.zst" \
+nice -n 10 go run -trimpath -buildvcs=false ./tools/airgap "$work/k3s-airgap-images-amd64.tar.zst" \
     orch.dev/k3s-standin/pause:1="$work/pause" \
     orch.dev/k3s-standin/coredns:1.13.1="$work/coredns" \
     orch.dev/k3s-standin/metrics-server:0.7.2="$work/metrics-server"

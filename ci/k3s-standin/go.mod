@@ -8,6 +8,7 @@ require (
 	github.com/coredns/coredns v1.13.1
 	github.com/coreos/go-systemd/v22 v22.5.0
 	github.com/klauspost/compress v1.18.0
+	github.com/pelletier/go-toml/v2 v2.4.3
 	github.com/sirupsen/logrus v1.9.3
 	github.com/spf13/cobra v1.9.1
 	github.com/spf13/pflag v1.0.6

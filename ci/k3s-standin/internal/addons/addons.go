@@ -36,6 +36,7 @@ var bundled embed.FS
 type Deployer struct {
 	dir        string
 	kubeconfig string
+	cache      string
 	applied    map[string][sha256.Size]byte
 	disabled   []string
 }
@@ -46,6 +47,7 @@ func New(cfg *config.Config) (*Deployer, error) {
 	d := &Deployer{
 		dir:        cfg.DataDir.Server("manifests"),
 		kubeconfig: cfg.DataDir.Credential("admin.kubeconfig"),
+		cache:      cfg.DataDir.Server("kubectl-cache"),
 		applied:    map[string][sha256.Size]byte{},
 	}
 	files, err := bundled.ReadDir("manifests")
@@ -159,8 +161,7 @@ func (d *Deployer) manifests() []string {
 }
 
 func (d *Deployer) apply(ctx context.Context, path string, sum [sha256.Size]byte) error {
-	output, err := process.Run(ctx, component.KubectlChild, "--kubeconfig", d.kubeconfig,
-		"apply", "--server-side", "--force-conflicts", "--field-manager=k3s-standin", "-f", path)
+	output, err := d.kubectl(ctx, "apply", "--server-side", "--force-conflicts", "--field-manager=k3s-standin", "-f", path)
 	if err != nil {
 		return fmt.Errorf("%s: %w: %s", path, err, output)
 	}
@@ -169,11 +170,14 @@ func (d *Deployer) apply(ctx context.Context, path string, sum [sha256.Size]byte
 	return nil
 }
 
+func (d *Deployer) kubectl(ctx context.Context, args ...string) (string, error) {
+	return process.Run(ctx, component.KubectlChild, append([]string{"--kubeconfig", d.kubeconfig, "--cache-dir", d.cache}, args...)...)
+}
+
 func (d *Deployer) removeDisabled(ctx context.Context) {
 	var left []string
 	for _, path := range d.disabled {
-		output, err := process.Run(ctx, component.KubectlChild, "--kubeconfig", d.kubeconfig,
-			"delete", "--ignore-not-found", "--wait=false", "-f", path)
+		output, err := d.kubectl(ctx, "delete", "--ignore-not-found", "--wait=false", "-f", path)
 		if err == nil {
 			err = os.Remove(path)
 		}

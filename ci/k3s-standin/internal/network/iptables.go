@@ -10,23 +10,30 @@ import (
 const (
 	masqueradeChain = "CNI-STANDIN-MASQ"
 	forwardChain    = "CNI-STANDIN-FORWARD"
+	outputChain     = "CNI-STANDIN-OUTPUT"
 )
 
-// ensureRules masquerades what this node's pods send out of the cluster, and
-// lets pods' packets through where the default is to drop forwarded ones.
-func ensureRules(clusterCIDR, own string) error {
+// ensureRules masquerades what pods send out of the cluster, lets their packets
+// through where the default is to drop forwarded ones, and rejects what is
+// still addressed to a service after kube-proxy had its turn. The last matters
+// right after a boot: the API server dials aggregated APIs before kube-proxy
+// runs, and must not take whoever answers beyond the default route for them.
+func ensureRules(c CIDRs) error {
+	reject := []string{"-d", c.Services, "-j", "REJECT"}
 	for _, rules := range []struct {
 		table, from, chain string
 		rules              [][]string
 	}{
-		{"nat", "POSTROUTING", masqueradeChain, [][]string{
-			{"-d", clusterCIDR, "-j", "RETURN"},
-			{"-d", "224.0.0.0/4", "-j", "RETURN"},
-			{"-s", own, "-j", "MASQUERADE", "--random-fully"},
-		}},
+		{"filter", "OUTPUT", outputChain, [][]string{reject}},
 		{"filter", "FORWARD", forwardChain, [][]string{
-			{"-s", clusterCIDR, "-j", "ACCEPT"},
-			{"-d", clusterCIDR, "-j", "ACCEPT"},
+			reject,
+			{"-s", c.Pods, "-j", "ACCEPT"},
+			{"-d", c.Pods, "-j", "ACCEPT"},
+		}},
+		{"nat", "POSTROUTING", masqueradeChain, [][]string{
+			{"-d", c.Pods, "-j", "RETURN"},
+			{"-d", "224.0.0.0/4", "-j", "RETURN"},
+			{"-s", c.Pods, "-j", "MASQUERADE", "--random-fully"},
 		}},
 	} {
 		// Fails when the chain is there already.

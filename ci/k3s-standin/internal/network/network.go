@@ -15,6 +15,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
@@ -29,27 +30,35 @@ const (
 	// the range that is free for routing daemons.
 	routeProtocol = 0x6f
 	resync        = 30 * time.Second
+	// unreachable stands for a gateway: pods of no node must not be looked for
+	// beyond the default route.
+	unreachable = "unreachable"
 )
+
+// CIDRs are the cluster's address ranges.
+type CIDRs struct {
+	Pods, Services string
+}
 
 // Settings says which node of which cluster this is.
 type Settings struct {
-	Client      kubernetes.Interface
-	NodeName    string
-	ClusterCIDR string
-	ConfigDir   string
+	Client    kubernetes.Interface
+	NodeName  string
+	CIDRs     CIDRs
+	ConfigDir string
 }
 
-// Prepare sets what the kernel must do for pods: forward, and show bridged
-// packets to iptables, without which a pod cannot reach a service that answers
-// from its own node.
-func Prepare() error {
+// Prepare sets what the kernel must do before there are pods: forward, show
+// bridged packets to iptables, without which a pod cannot reach a service that
+// answers from its own node, and keep the cluster's addresses in the cluster.
+func Prepare(c CIDRs) error {
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644); err != nil {
 		return fmt.Errorf("failed to switch on IP forwarding: %w", err)
 	}
 	if err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("1"), 0o644); err != nil {
 		logrus.Warnf("bridged packets bypass iptables, pods may not reach services on their own node (is br_netfilter loaded?): %v", err)
 	}
-	return nil
+	return ensureRules(c)
 }
 
 // Run keeps the node's network in step with the cluster's nodes until ctx ends.
@@ -99,10 +108,11 @@ func (s Settings) reconcile(nodes []*core.Node) error {
 	if own == "" {
 		return nil
 	}
-	if err := writeCNI(s.ConfigDir, own); err != nil {
+	wanted[s.CIDRs.Pods] = unreachable
+	if err := ensureRules(s.CIDRs); err != nil {
 		return err
 	}
-	if err := ensureRules(s.ClusterCIDR, own); err != nil {
+	if err := writeCNI(s.ConfigDir, own); err != nil {
 		return err
 	}
 	return applyRoutes(wanted)
@@ -137,7 +147,7 @@ func applyRoutes(wanted map[string]string) error {
 	}
 	for i := range current {
 		destination := current[i].Dst.String()
-		if wanted[destination] != "" && current[i].Gw.String() == wanted[destination] {
+		if gateway, ok := wanted[destination]; ok && gateway == gatewayOf(current[i]) {
 			delete(wanted, destination)
 			continue
 		}
@@ -150,13 +160,25 @@ func applyRoutes(wanted map[string]string) error {
 		if err != nil {
 			return err
 		}
-		route := &netlink.Route{Dst: network, Gw: net.ParseIP(gateway), Protocol: routeProtocol}
+		route := &netlink.Route{Dst: network, Protocol: routeProtocol}
+		if gateway == unreachable {
+			route.Type = unix.RTN_UNREACHABLE
+		} else {
+			route.Gw = net.ParseIP(gateway)
+		}
 		if err := netlink.RouteReplace(route); err != nil {
 			return fmt.Errorf("failed to route %s via %s: %w", destination, gateway, err)
 		}
-		logrus.Infof("pods in %s are reached via %s", destination, gateway)
+		logrus.Infof("route to the pods in %s: %s", destination, gateway)
 	}
 	return nil
+}
+
+func gatewayOf(route netlink.Route) string {
+	if route.Type == unix.RTN_UNREACHABLE {
+		return unreachable
+	}
+	return route.Gw.String()
 }
 
 func writeCNI(dir, subnet string) error {

@@ -42,6 +42,7 @@ var errRefused = errors.New("the server refused this node")
 // Cluster is what a node must know of its cluster; the server publishes it.
 type Cluster struct {
 	ClusterCIDR   string `json:"clusterCIDR"`
+	ServiceCIDR   string `json:"serviceCIDR"`
 	ClusterDNS    string `json:"clusterDNS"`
 	ClusterDomain string `json:"clusterDomain"`
 }

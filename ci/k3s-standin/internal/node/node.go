@@ -67,7 +67,8 @@ func (n *Node) start(ctx context.Context, cfg *config.Config, id identity, clust
 	if cfg.PauseImage == "" {
 		warnMissingImages(ctx, PauseImage)
 	}
-	if err := network.Prepare(); err != nil {
+	cidrs := network.CIDRs{Pods: cluster.ClusterCIDR, Services: cluster.ServiceCIDR}
+	if err := network.Prepare(cidrs); err != nil {
 		return err
 	}
 	kubelet, err := kubeletSpec(cfg, id, cluster)
@@ -84,7 +85,7 @@ func (n *Node) start(ctx context.Context, cfg *config.Config, id identity, clust
 	}
 	n.group.Start(kubeProxySpec(cfg, id, cluster))
 	go network.Run(ctx, network.Settings{
-		Client: client, NodeName: cfg.NodeName, ClusterCIDR: cluster.ClusterCIDR, ConfigDir: cniConfigDir(cfg),
+		Client: client, NodeName: cfg.NodeName, CIDRs: cidrs, ConfigDir: cniConfigDir(cfg),
 	})
 	return nil
 }

@@ -89,14 +89,14 @@ func (c *child) run() bool {
 		return false
 	}
 	cmd.Stdout, cmd.Stderr = output, output
+	// Shims inherit the output pipe and outlive containerd: do not wait for it.
+	cmd.WaitDelay = time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	log.Info("starting")
 	if err := cmd.Start(); err != nil {
 		log.Errorf("failed to start: %v", err)
 		return false
 	}
-	// Shims inherit the output pipe and outlive containerd: do not wait for it.
-	cmd.WaitDelay = time.Second
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
 	select {

@@ -19,6 +19,7 @@ import (
 	"orch.dev/k3s-standin/internal/config"
 	"orch.dev/k3s-standin/internal/controlplane"
 	"orch.dev/k3s-standin/internal/layout"
+	"orch.dev/k3s-standin/internal/network"
 	"orch.dev/k3s-standin/internal/node"
 	"orch.dev/k3s-standin/internal/token"
 )
@@ -42,6 +43,9 @@ func run(ctx context.Context, cfg *config.Config) error {
 	deployer, err := addons.New(cfg)
 	if err != nil {
 		return fmt.Errorf("failed to write the bundled manifests: %w", err)
+	}
+	if err := network.Prepare(network.CIDRs{Pods: cfg.ClusterCIDR, Services: cfg.ServiceCIDR}); err != nil {
+		return err
 	}
 	plane, err := controlplane.Start(ctx, cfg)
 	if err != nil {
@@ -98,7 +102,7 @@ func prepare(cfg *config.Config) error {
 	}
 	cfg.Token = token.Format(ca, "server:"+password)
 
-	info, err := json.Marshal(node.Cluster{ClusterCIDR: cfg.ClusterCIDR, ClusterDNS: cfg.ClusterDNS, ClusterDomain: cfg.ClusterDomain})
+	info, err := json.Marshal(node.Cluster{ClusterCIDR: cfg.ClusterCIDR, ServiceCIDR: cfg.ServiceCIDR, ClusterDNS: cfg.ClusterDNS, ClusterDomain: cfg.ClusterDomain})
 	if err != nil {
 		return err
 	}
