@@ -4,10 +4,15 @@
 //! `process`, `progress` and `project` are what they all may use.
 
 pub mod artifacts;
+pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod exit;
+pub mod files;
 pub mod host;
+pub mod kube;
 pub mod machines;
 pub mod process;
 pub mod progress;
 pub mod project;
+pub mod ui;
