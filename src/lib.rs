@@ -12,6 +12,7 @@ pub mod files;
 pub mod host;
 pub mod kube;
 pub mod machines;
+pub mod manifests;
 pub mod process;
 pub mod progress;
 pub mod project;

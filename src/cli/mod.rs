@@ -1,5 +1,7 @@
 //! The command line: types and help, no behaviour.
 
+pub mod apply;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -48,6 +50,8 @@ pub enum Command {
     Stop,
     /// Remove the machines and everything that belongs to them
     Destroy,
+    /// Apply the stacks' manifests and wait until everything runs
+    Apply(apply::ApplyArguments),
     /// Nodes, rollouts, endpoints and digests as they are now
     Status,
     /// Say what this host lacks; --fix installs and starts it

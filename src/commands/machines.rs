@@ -130,7 +130,7 @@ pub(super) async fn prepare_for_vagrant(context: &Context, provider: Provider) -
     if !std::env::var_os("ORCH_EVENTS").is_some_and(|value| value == "1") {
         doctor::preflight(context).await?;
     }
-    let artifacts = acquire_artifacts(context, &step).await?;
+    let artifacts = acquire_artifacts(context, step.as_ref()).await?;
     let prepared = prepare(context, provider, &artifacts, &step).await?;
     step.done("the machines can be made");
     ui.result_json(&prepared);

@@ -1,12 +1,15 @@
 //! What each command does, composed from the domains. The only place where they meet, and where
 //! errors get their exit codes.
 
+pub mod apply;
 mod cluster;
 mod context;
 mod create;
 mod doctor;
 mod kubeconfig;
 mod machines;
+mod manifests;
+mod status;
 
 use clap::CommandFactory as _;
 
@@ -39,10 +42,11 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
     let context = Context::load(&cli.file, ui).exit(Exit::Input, "reading the cluster's description")?;
     match cli.command {
         Command::Create(arguments) => create::run(&context, &arguments).await?,
-        Command::Start => anyhow::bail!("wip"),
+        Command::Start => create::start(&context).await?,
         Command::Stop => cluster::stop(&context).await?,
         Command::Destroy => cluster::destroy(&context).await?,
-        Command::Status => anyhow::bail!("wip"),
+        Command::Apply(arguments) => manifests::run(&context, &arguments).await?,
+        Command::Status => status::run(&context).await?,
         Command::Doctor(arguments) => return doctor::run(&context, arguments.fix).await,
         Command::Machines(MachinesCommand::Prepare { provider }) => {
             machines::prepare_for_vagrant(&context, provider).await?;

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::images::event::ImageEvent;
+use crate::kube::{ApplyEvent, ApplyResult};
 use crate::progress::Progress;
 
 pub use describe::describe_node_event;
@@ -77,7 +79,7 @@ impl Ui {
     }
 
     /// Begins a step that people wait for.
-    pub fn step(&self, name: &str) -> Step {
+    pub fn step(&self, name: &str) -> Arc<Step> {
         let bar = match &*self.mode {
             Mode::Terminal(bars) => {
                 let bar = bars.add(ProgressBar::new_spinner());
@@ -91,13 +93,13 @@ impl Ui {
             _ => None,
         };
         self.emit(name, "started", "");
-        Step {
+        Arc::new(Step {
             ui: self.clone(),
             name: name.to_owned(),
             bar,
             started: Instant::now(),
             last_bytes: Mutex::new(Instant::now()),
-        }
+        })
     }
 
     /// A line that belongs to no step.
@@ -171,7 +173,7 @@ pub struct Step {
 
 impl Step {
     /// Ends the step with one line that says what came of it.
-    pub fn done(self, text: &str) {
+    pub fn done(&self, text: &str) {
         let seconds = self.started.elapsed().as_secs_f64();
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -216,6 +218,31 @@ impl Progress for Step {
         if last.elapsed() > Duration::from_secs(5) || total == Some(done) {
             *last = Instant::now();
             self.ui.emit(&self.name, "note", &text);
+        }
+    }
+}
+
+impl crate::kube::Reporter for Step {
+    fn report(&self, event: ApplyEvent) {
+        match &event {
+            ApplyEvent::Failed { .. } | ApplyEvent::Ready { .. } => self.say(&event.to_string()),
+            ApplyEvent::Applying { result: ApplyResult::Unchanged, .. } => {}
+            _ => self.note(&event.to_string()),
+        }
+    }
+}
+
+impl crate::images::event::Reporter for Step {
+    fn event(&self, event: ImageEvent) {
+        let Some(text) = event.describe() else {
+            return;
+        };
+        match event {
+            ImageEvent::Substituted { .. } | ImageEvent::BuildFinished { .. } | ImageEvent::Pushed { .. } => {
+                self.say(&text);
+            }
+            ImageEvent::UploadProgress { .. } | ImageEvent::Summary { .. } => {}
+            _ => self.note(&text),
         }
     }
 }
