@@ -4,9 +4,12 @@
 //! `process`, `progress` and `project` are what they all may use.
 
 pub mod artifacts;
+pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod exit;
 pub mod host;
+pub mod images;
 pub mod machines;
 pub mod process;
 pub mod progress;
