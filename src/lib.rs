@@ -10,6 +10,7 @@ pub mod config;
 pub mod exit;
 pub mod files;
 pub mod host;
+pub mod images;
 pub mod kube;
 pub mod machines;
 pub mod manifests;

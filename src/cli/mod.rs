@@ -1,6 +1,7 @@
 //! The command line: types and help, no behaviour.
 
 pub mod apply;
+pub mod images;
 
 use std::path::PathBuf;
 
@@ -50,6 +51,8 @@ pub enum Command {
     Stop,
     /// Remove the machines and everything that belongs to them
     Destroy,
+    /// Build, name by content, push and pin images
+    Images(images::ImagesArgs),
     /// Apply the stacks' manifests and wait until everything runs
     Apply(apply::ApplyArguments),
     /// Nodes, rollouts, endpoints and digests as they are now

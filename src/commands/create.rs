@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Context, cluster, doctor, images, machines, manifests, status};
+use super::{Context, cluster, doctor, machines, manifests, publish};
 use crate::artifacts::{Artifacts, Source};
 use crate::cli::CreateArgs;
 use crate::exit::{Exit, WithExit as _};
@@ -18,9 +18,8 @@ pub(super) async fn run(context: &Context, arguments: &CreateArgs) -> anyhow::Re
     let artifacts = artifacts(context).await?;
     prepare(context, &artifacts).await?;
     tokio::try_join!(machines_up(context), images(context))?;
-    images::attach_registry(context).await?;
+    publish::attach_registry(context).await?;
     manifests::apply_all(context, arguments.timeout).await?;
-    status::report(context, Some(&artifacts)).await?;
     cluster::finish(context, "cluster created");
     Ok(())
 }
@@ -33,9 +32,8 @@ pub(super) async fn start(context: &Context) -> anyhow::Result<()> {
     }
     doctor::preflight(context).await?;
     machines_up(context).await?;
-    images::start_registry(context).await?;
-    manifests::wait_all(context).await?;
-    status::report(context, None).await?;
+    publish::start_registry(context).await?;
+    manifests::apply_all(context, 600).await?;
     cluster::finish(context, "cluster started");
     Ok(())
 }
@@ -73,7 +71,7 @@ async fn machines_up(context: &Context) -> anyhow::Result<()> {
 
 async fn images(context: &Context) -> anyhow::Result<()> {
     let step = context.ui.step("images");
-    let report = images::push(context, Arc::clone(&step)).await?;
+    let report = publish::push(context, Arc::clone(&step)).await?;
     step.done(&format!(
         "{} images pinned, {} requests, {} bytes sent",
         report.references.len(),
@@ -103,7 +101,7 @@ async fn plan(context: &Context) -> anyhow::Result<()> {
             _ => format!("machines   {name} would be made and provisioned"),
         });
     }
-    for step in images::plan(context).await? {
+    for step in publish::plan(context).await? {
         lines.push(format!("images     {step}"));
     }
     for stack in &context.config.stacks {

@@ -1,13 +1,14 @@
 //! The machines' side of `create`, and what Vagrant's provisioner asks of the host.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::{Context, doctor};
+use super::{Context, doctor, publish};
 use crate::artifacts::{self, Artifacts};
 use crate::config::{K3sSource, Role};
 use crate::exit::{Exit, WithExit as _};
+use crate::images::event::Reporter;
 use crate::machines::{self, MachineEvent, Prepared, Provider, WantedNode};
-use crate::process::Program;
 use crate::progress::Progress;
 use crate::ui::{Step, describe_node_event};
 
@@ -35,6 +36,21 @@ pub(super) async fn acquire_artifacts(context: &Context, progress: &dyn Progress
         .exit(Exit::Machine, "getting K3s")
 }
 
+/// Where nodes find what docker.io would give them, when a registry stands in for it.
+fn mirror(context: &Context) -> anyhow::Result<Option<String>> {
+    if !publish::uses_local_registry(context)? {
+        return Ok(None);
+    }
+    let config = &context.config;
+    Ok(match context.provider() {
+        Provider::Docker => config.registry_address().map(|address| format!("http://{address}:5000")),
+        // Virtual machines reach the host's own end of their network.
+        Provider::Virtualbox | Provider::Libvirt => config
+            .gateway()
+            .map(|address| format!("http://{address}:{}", config.ports.registry)),
+    })
+}
+
 /// The provisioner lies beside orch, built from the same sources.
 fn provisioner() -> anyhow::Result<PathBuf> {
     let orch = std::env::current_exe()?;
@@ -46,7 +62,7 @@ pub(super) async fn prepare(
     context: &Context,
     provider: Provider,
     artifacts: &Artifacts,
-    progress: &dyn Progress,
+    step: &Arc<Step>,
 ) -> anyhow::Result<Prepared> {
     let config = &context.config;
     let server = config.server().map(|node| node.address.value);
@@ -84,7 +100,7 @@ pub(super) async fn prepare(
             .collect::<Result<_, artifacts::ArtifactError>>()
             .exit(Exit::Machine, "hashing K3s's assets")?,
         sha256: artifacts.sha256.clone(),
-        mirror: config.registry_address().map(|address| format!("http://{address}:5000")),
+        mirror: mirror(context)?,
         volumes: Vec::new(),
         external_storage: config.storage.class.is_some(),
         state: &context.project.state(),
@@ -94,14 +110,14 @@ pub(super) async fn prepare(
         .await
         .exit(Exit::Machine, "preparing the machines")?;
     if provider == Provider::Docker {
-        node_image(context, progress).await?;
+        publish::node_image(context, Arc::clone(step) as Arc<dyn Reporter>).await?;
         let resources = context.resources();
         let removed = resources
             .remove_strays(&context.vagrant().docker_ids())
             .await
             .exit(Exit::Machine, "clearing what an earlier run left")?;
         for node in removed {
-            progress.note(&format!("removed the container of {node} that an earlier run left"));
+            step.say(&format!("removed the container of {node} that an earlier run left"));
         }
         let names: Vec<_> = config.nodes.iter().map(|node| node.name.value.as_str()).collect();
         let gateway = config.gateway().map(|address| address.to_string()).unwrap_or_default();
@@ -111,16 +127,6 @@ pub(super) async fn prepare(
             .exit(Exit::Machine, "making the cluster's network")?;
     }
     Ok(prepared)
-}
-
-async fn node_image(context: &Context, progress: &dyn Progress) -> anyhow::Result<()> {
-    let folder = context.path(&context.config.dockerfiles).join("node");
-    Program::new("docker")
-        .args(["buildx", "build", "--progress", "plain", "--tag", &context.resources().node_image()])
-        .args([&folder])
-        .lines(|_, line| progress.note(line))
-        .await
-        .exit(Exit::Build, "building the node image")
 }
 
 /// `orch machines prepare`: called by the Vagrantfile, on a host that nobody may have looked at yet.

@@ -6,10 +6,11 @@ mod cluster;
 mod context;
 mod create;
 mod doctor;
+pub mod images;
 mod kubeconfig;
 mod machines;
 mod manifests;
-mod status;
+mod publish;
 
 use clap::CommandFactory as _;
 
@@ -45,8 +46,9 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
         Command::Start => create::start(&context).await?,
         Command::Stop => cluster::stop(&context).await?,
         Command::Destroy => cluster::destroy(&context).await?,
+        Command::Images(arguments) => return publish::run(&context, arguments).await,
         Command::Apply(arguments) => manifests::run(&context, &arguments).await?,
-        Command::Status => status::run(&context).await?,
+        Command::Status => anyhow::bail!("wip"),
         Command::Doctor(arguments) => return doctor::run(&context, arguments.fix).await,
         Command::Machines(MachinesCommand::Prepare { provider }) => {
             machines::prepare_for_vagrant(&context, provider).await?;
