@@ -44,9 +44,15 @@ pub(super) struct Assessment {
 }
 
 /// Starts to watch what these workloads need; the view follows while the stream is polled.
-pub(super) fn start(client: &kube::Client, workloads: &[Workload]) -> (View, SelectAll<BoxStream<'static, Signal>>) {
+pub(super) fn start(
+    client: &kube::Client,
+    workloads: &[Workload],
+) -> (View, SelectAll<BoxStream<'static, Signal>>) {
     let mut signals = SelectAll::new();
-    let names: BTreeSet<&str> = workloads.iter().map(|workload| workload.namespace.as_str()).collect();
+    let names: BTreeSet<&str> = workloads
+        .iter()
+        .map(|workload| workload.namespace.as_str())
+        .collect();
     let namespaces = names
         .into_iter()
         .map(|name| {
@@ -103,25 +109,32 @@ fn changes<K>(
 where
     K: kube::Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
 {
-    events
-        .default_backoff()
-        .reflect(writer)
-        .map_ok(|_| ())
+    events.default_backoff().reflect(writer).map_ok(|_| ())
 }
 
-fn named<K: kube::Resource<DynamicType = ()> + Clone>(store: &Store<K>, name: &str) -> Option<Arc<K>> {
+fn named<K: kube::Resource<DynamicType = ()> + Clone>(
+    store: &Store<K>,
+    name: &str,
+) -> Option<Arc<K>> {
     store.find(|object| object.meta().name.as_deref() == Some(name))
 }
 
 fn owned_by(metadata: &ObjectMeta, uid: &str) -> bool {
-    metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid)
+    metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|owner| owner.uid == uid)
 }
 
 const REVISION: &str = "deployment.kubernetes.io/revision";
 
 impl View {
     pub(super) fn assess(&self, workload: &Workload) -> Assessment {
-        let namespace = self.namespaces.iter().find(|namespace| namespace.name == workload.namespace);
+        let namespace = self
+            .namespaces
+            .iter()
+            .find(|namespace| namespace.name == workload.namespace);
         namespace.map_or(
             Assessment {
                 progress: rollout::unseen(),
@@ -137,7 +150,9 @@ impl Namespace {
         let name = workload.name.as_str();
         let (progress, metadata) = match workload.kind {
             WorkloadKind::Deployment => judge(named(&self.deployments, name), rollout::deployment),
-            WorkloadKind::StatefulSet => judge(named(&self.stateful_sets, name), rollout::stateful_set),
+            WorkloadKind::StatefulSet => {
+                judge(named(&self.stateful_sets, name), rollout::stateful_set)
+            }
             WorkloadKind::DaemonSet => judge(named(&self.daemon_sets, name), rollout::daemon_set),
             WorkloadKind::Job => judge(named(&self.jobs, name), rollout::job),
         };
@@ -185,7 +200,12 @@ impl Namespace {
         let revision = deployment.annotations.as_ref()?.get(REVISION)?;
         let newest = self.replica_sets.find(|set| {
             owned_by(&set.metadata, uid)
-                && set.metadata.annotations.as_ref().and_then(|annotations| annotations.get(REVISION)) == Some(revision)
+                && set
+                    .metadata
+                    .annotations
+                    .as_ref()
+                    .and_then(|annotations| annotations.get(REVISION))
+                    == Some(revision)
         })?;
         newest.metadata.uid.clone()
     }
@@ -196,26 +216,42 @@ impl Namespace {
             .labels
             .as_ref()
             .and_then(|labels| labels.get("controller-revision-hash"));
-        let newest = named(&self.stateful_sets, stateful_set).and_then(|set| set.status.clone()?.update_revision);
+        let newest = named(&self.stateful_sets, stateful_set)
+            .and_then(|set| set.status.clone()?.update_revision);
         revision.is_some() && newest.is_some() && revision != newest.as_ref()
     }
 }
 
-fn judge<K: kube::Resource>(object: Option<Arc<K>>, rule: fn(&K) -> Progress) -> (Progress, Option<ObjectMeta>) {
+fn judge<K: kube::Resource>(
+    object: Option<Arc<K>>,
+    rule: fn(&K) -> Progress,
+) -> (Progress, Option<ObjectMeta>) {
     match object {
         Some(object) => (rule(&object), Some(object.meta().clone())),
         None => (rollout::unseen(), None),
     }
 }
 
-fn claims_of<'a>(pod: &Pod, claims: &'a [Arc<PersistentVolumeClaim>]) -> Vec<&'a PersistentVolumeClaim> {
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+fn claims_of<'a>(
+    pod: &Pod,
+    claims: &'a [Arc<PersistentVolumeClaim>],
+) -> Vec<&'a PersistentVolumeClaim> {
+    let volumes = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten());
     let names: Vec<_> = volumes
         .filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.as_str()))
         .collect();
     claims
         .iter()
         .map(AsRef::as_ref)
-        .filter(|claim| claim.metadata.name.as_deref().is_some_and(|name| names.contains(&name)))
+        .filter(|claim| {
+            claim
+                .metadata
+                .name
+                .as_deref()
+                .is_some_and(|name| names.contains(&name))
+        })
         .collect()
 }
