@@ -162,7 +162,7 @@ pub(super) fn endpoint(service: &Service, slices: &[EndpointSlice]) -> EndpointS
     let ready: BTreeSet<_> = slices
         .iter()
         .filter(is_of_service)
-        .flat_map(|slice| slice.endpoints.iter().flatten())
+        .flat_map(|slice| slice.endpoints.iter())
         .filter(|endpoint| {
             endpoint
                 .conditions
