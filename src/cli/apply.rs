@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 /// Apply a stack's manifests and wait until everything runs.
 #[derive(Debug, Clone, Args)]
@@ -36,8 +36,12 @@ pub struct ApplyArguments {
     )]
     pub namespace: String,
     /// The cluster to apply to.
-    #[arg(long, value_name = "FILE", default_value = "k3s.yaml")]
-    pub kubeconfig: PathBuf,
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "The cluster to apply to; orch's own when left out"
+    )]
+    pub kubeconfig: Option<PathBuf>,
     /// Print what would be created and changed; store nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -47,19 +51,6 @@ pub struct ApplyArguments {
     /// How long the rollouts may take: 90s, 5m, 1h.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration)]
     pub timeout: Duration,
-    /// Format of the result on stdout and of the progress on stderr.
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
-    pub output: OutputFormat,
-}
-
-/// How results and progress are written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum OutputFormat {
-    /// Lines for people.
-    #[default]
-    Plain,
-    /// One JSON document on stdout, JSON lines on stderr.
-    Json,
 }
 
 /// A whole number with s, m or h.
@@ -128,6 +119,5 @@ mod tests {
             .unwrap()
             .apply;
         assert_eq!(parsed.namespace, "default");
-        assert_eq!(parsed.output, OutputFormat::Plain);
     }
 }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::kube::status::Pin;
 use crate::kube::{
     self, Applied, ApplyOptions, ApplyResult, Desired, KubeError, Patience, Plan, PlannedAction,
-    Reporter, RolloutError, Workload, WorkloadKind,
+    Reporter, RolloutError, WaitOptions, Workload, WorkloadKind,
 };
 use crate::manifests::{self, ManifestError, Pinned, SecretsError, SecretsOutcome, Stack};
 
@@ -28,6 +29,16 @@ pub struct ApplySettings {
     /// How long the API server may answer that it is not ready.
     pub settle: Duration,
     pub patience: Patience,
+}
+
+impl ApplySettings {
+    fn wait(&self, hold: Duration) -> WaitOptions {
+        WaitOptions {
+            timeout: self.timeout,
+            hold,
+            patience: self.patience.clone(),
+        }
+    }
 }
 
 /// One stack.
@@ -118,6 +129,59 @@ pub async fn run(
     }
 }
 
+/// How long everything has to stay ready after the machines were started, see [`WaitOptions::hold`].
+const HOLD_AFTER_START: Duration = Duration::from_secs(8);
+
+/// Waits for the stacks' workloads without applying anything. Ends early on Ctrl-C.
+pub async fn wait(
+    settings: &ApplySettings,
+    reporter: &dyn Reporter,
+) -> Result<Vec<Workload>, ApplyError> {
+    let mut workloads = Vec::new();
+    for stack in &settings.stacks {
+        let loaded = Stack::load(&stack.manifests)?;
+        workloads.extend(
+            loaded
+                .manifests
+                .iter()
+                .filter_map(|manifest| workload_of(manifest, stack)),
+        );
+    }
+    let client = kube::connect(&settings.kubeconfig).await?;
+    let options = settings.wait(HOLD_AFTER_START);
+    tokio::select! {
+        done = kube::wait_for_rollouts(&client, &workloads, &[], &options, reporter) => done?,
+        _ = tokio::signal::ctrl_c() => return Err(ApplyError::Interrupted),
+    }
+    Ok(workloads)
+}
+
+/// The images that a stack's manifests pin, for `orch status` to compare with what runs.
+pub fn pins(stack: &StackSettings) -> Result<Vec<Pin>, ManifestError> {
+    let loaded = Stack::load(&stack.manifests)?;
+    let mut pins = Vec::new();
+    for manifest in &loaded.manifests {
+        let Some(workload) = workload_of(manifest, stack) else {
+            continue;
+        };
+        pins.extend(manifest.images.iter().map(|used| Pin {
+            workload: workload.clone(),
+            container: used.container.clone(),
+            image: used.image.clone(),
+        }));
+    }
+    Ok(pins)
+}
+
+fn workload_of<State>(
+    manifest: &manifests::Manifest<State>,
+    stack: &StackSettings,
+) -> Option<Workload> {
+    let kind = WorkloadKind::parse(&manifest.kind)?;
+    let namespace = manifest.namespace.as_ref().unwrap_or(&stack.namespace);
+    Some(Workload::new(kind, namespace, &manifest.name))
+}
+
 async fn apply(
     settings: &ApplySettings,
     reporter: &dyn Reporter,
@@ -154,15 +218,8 @@ async fn apply(
             milliseconds: started.elapsed().as_millis(),
         });
     }
-    kube::wait_for_rollouts(
-        &client,
-        &workloads,
-        &sent,
-        settings.timeout,
-        &settings.patience,
-        reporter,
-    )
-    .await?;
+    let options = settings.wait(Duration::ZERO);
+    kube::wait_for_rollouts(&client, &workloads, &sent, &options, reporter).await?;
     Ok(ApplyOutcome::Applied {
         stacks,
         ready: workloads,

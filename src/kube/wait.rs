@@ -127,16 +127,28 @@ pub enum RolloutError {
     },
 }
 
+/// How to wait.
+#[derive(Debug, Clone)]
+pub struct WaitOptions {
+    /// For all workloads together.
+    pub timeout: Duration,
+    /// How long everything must have been ready without a break. Zero after an apply, whose changes
+    /// reset what is observed. After a start the API server first shows what was true before the stop,
+    /// until the kubelets correct it some seconds later.
+    pub hold: Duration,
+    pub patience: Patience,
+}
+
 /// Waits until all of `workloads` are ready at the same time. `applied` are the objects whose Secrets
 /// must not be shown.
 pub async fn wait_for_rollouts(
     client: &kube::Client,
     workloads: &[Workload],
     applied: &[Desired],
-    timeout: Duration,
-    patience: &Patience,
+    options: &WaitOptions,
     reporter: &dyn Reporter,
 ) -> Result<(), RolloutError> {
+    let timeout = options.timeout;
     if workloads.is_empty() {
         return Ok(());
     }
@@ -148,7 +160,7 @@ pub async fn wait_for_rollouts(
     let mut wait = Wait {
         client,
         workloads,
-        patience,
+        patience: &options.patience,
         reporter,
         redactor,
         view,
@@ -158,6 +170,7 @@ pub async fn wait_for_rollouts(
     let give_up = tokio::time::sleep(timeout);
     tokio::pin!(give_up);
     let mut tick = tokio::time::interval(TICK);
+    let mut ready_since: Option<Instant> = None;
     loop {
         tokio::select! {
             () = &mut give_up => {
@@ -173,8 +186,12 @@ pub async fn wait_for_rollouts(
             _ = tick.tick() => {}
         }
         if wait.look() {
-            return Ok(());
+            if ready_since.get_or_insert_with(Instant::now).elapsed() >= options.hold {
+                return Ok(());
+            }
+            continue;
         }
+        ready_since = None;
         let definite = wait.definite(Instant::now());
         if !definite.is_empty() {
             return Err(RolloutError::Failed {

@@ -61,7 +61,6 @@ pub(super) fn start(
                     .iter()
                     .any(|workload| workload.namespace == name && workload.kind == kind)
             };
-            let all = true;
             Namespace {
                 name: name.to_owned(),
                 deployments: follow(client, name, has(WorkloadKind::Deployment), &mut signals),
@@ -69,9 +68,9 @@ pub(super) fn start(
                 stateful_sets: follow(client, name, has(WorkloadKind::StatefulSet), &mut signals),
                 daemon_sets: follow(client, name, has(WorkloadKind::DaemonSet), &mut signals),
                 jobs: follow(client, name, has(WorkloadKind::Job), &mut signals),
-                pods: follow(client, name, all, &mut signals),
-                claims: follow(client, name, all, &mut signals),
-                events: follow(client, name, all, &mut signals),
+                pods: follow(client, name, true, &mut signals),
+                claims: follow(client, name, true, &mut signals),
+                events: follow(client, name, true, &mut signals),
             }
         })
         .collect();
@@ -174,14 +173,16 @@ impl Namespace {
             .pods
             .state_filter(|pod| owners.iter().any(|uid| owned_by(&pod.metadata, uid)));
         let claims = self.claims.state();
+        let outdated = self.outdated_pods(workload);
         let mut symptoms: Vec<_> = pods
             .iter()
+            .filter(|pod| !(outdated.replaced && outdated.holds(pod)))
             .filter_map(|pod| {
                 let mut symptom = diagnose::pod(pod, &claims_of(pod, &claims), &events)?;
-                if workload.kind == WorkloadKind::StatefulSet && self.is_outdated(pod, &workload.name) {
+                if outdated.holds(pod) {
                     symptom.message.push_str(
-                        "\nthis pod is of the previous revision, and a StatefulSet does not replace a broken pod by \
-                         itself: delete it to let the new one start",
+                        "\nthis pod is of the previous revision, and an ordered StatefulSet does not replace a broken \
+                         pod by itself: delete it to let the new one start",
                     );
                 }
                 Some(symptom)
@@ -210,15 +211,40 @@ impl Namespace {
         newest.metadata.uid.clone()
     }
 
-    fn is_outdated(&self, pod: &Pod, stateful_set: &str) -> bool {
-        let revision = pod
-            .metadata
-            .labels
-            .as_ref()
-            .and_then(|labels| labels.get("controller-revision-hash"));
-        let newest = named(&self.stateful_sets, stateful_set)
-            .and_then(|set| set.status.clone()?.update_revision);
-        revision.is_some() && newest.is_some() && revision != newest.as_ref()
+    fn outdated_pods(&self, workload: &Workload) -> Outdated {
+        if workload.kind != WorkloadKind::StatefulSet {
+            return Outdated::default();
+        }
+        named(&self.stateful_sets, &workload.name).map_or_else(Outdated::default, |set| {
+            let policy = set
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.pod_management_policy.as_deref());
+            Outdated {
+                newest: set
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.update_revision.clone()),
+                replaced: policy == Some("Parallel"),
+            }
+        })
+    }
+}
+
+/// Tells a StatefulSet's pods of earlier revisions from those of the newest.
+#[derive(Default)]
+struct Outdated {
+    newest: Option<String>,
+    /// Whether the controller replaces them even while they are broken, which it does unless it keeps
+    /// the pods' order (kubernetes/kubernetes#67250).
+    replaced: bool,
+}
+
+impl Outdated {
+    fn holds(&self, pod: &Pod) -> bool {
+        let labels = pod.metadata.labels.as_ref();
+        let revision = labels.and_then(|labels| labels.get("controller-revision-hash"));
+        revision.is_some() && self.newest.is_some() && revision != self.newest.as_ref()
     }
 }
 

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc;
 use std::thread;
@@ -28,11 +28,12 @@ pub(crate) fn kubeconfig() -> &'static Path {
         });
         let binary = fs::canonicalize(&binary).unwrap_or_else(|error| panic!("{BINARY}={binary:?}: {error}"));
         let (sender, receiver) = mpsc::channel();
-        // The parent-death signal belongs to the thread that starts a process: this one never ends.
+        // The parent-death signal belongs to the thread that starts a process: this one stays.
         thread::spawn(move || {
-            sender.send(start(&binary)).unwrap();
-            loop {
-                thread::park();
+            let mut processes = Processes::new(&binary);
+            sender.send(start(&mut processes)).unwrap();
+            for mut child in processes.children {
+                let _ = child.wait();
             }
         });
         receiver.recv().expect("the control plane did not start; its logs are under the target folder's tmp/")
@@ -50,15 +51,29 @@ fn free_port() -> u16 {
 struct Processes {
     folder: PathBuf,
     binary: PathBuf,
+    children: Vec<Child>,
 }
 
 impl Processes {
+    fn new(binary: &Path) -> Self {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("control-plane-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        remove_leftovers(&folder);
+        Self {
+            folder,
+            binary: binary.to_owned(),
+            children: Vec::new(),
+        }
+    }
+
     /// The binary becomes the component whose name it is called by.
-    fn spawn(&self, component: &str, arguments: &[String]) {
+    fn spawn(&mut self, component: &str, arguments: &[String]) {
         let program = self.folder.join(component);
         symlink(&self.binary, &program).unwrap();
         let log = File::create(self.folder.join(format!("{component}.log"))).unwrap();
-        Command::new("setpriv")
+        let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
             .arg(program)
             .args(arguments)
@@ -68,19 +83,12 @@ impl Processes {
             .stderr(log)
             .spawn()
             .expect("setpriv (util-linux) must be installed");
+        self.children.push(child);
     }
 }
 
-fn start(binary: &Path) -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
-        .join(format!("control-plane-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
-    remove_leftovers(&folder);
-    let processes = Processes {
-        folder: folder.clone(),
-        binary: binary.to_owned(),
-    };
+fn start(processes: &mut Processes) -> PathBuf {
+    let folder = processes.folder.clone();
     let file = |name: &str| folder.join(name).display().to_string();
     let (etcd, peer, api) = (free_port(), free_port(), free_port());
 

@@ -1,5 +1,12 @@
 //! `orch apply` against a real API server, scheduler and controller manager.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests may stop at the first surprise, as tests do"
+)]
+
 mod api_server;
 mod kubelet;
 
@@ -12,8 +19,10 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use orch::commands::apply::{ApplyError, ApplyOutcome, ApplySettings, StackSettings, run};
-use orch::kube::status::{ImageVerdict, Pin, collect};
+use orch::commands::apply::{
+    ApplyError, ApplyOutcome, ApplySettings, StackSettings, pins, run, wait,
+};
+use orch::kube::status::{ImageVerdict, collect};
 use orch::kube::{
     ApplyEvent, ApplyResult, KubeError, Patience, PlannedAction, Reporter, RolloutError, Workload,
     WorkloadKind,
@@ -418,8 +427,15 @@ async fn a_rollout_is_waited_for_until_its_pods_are_ready() {
         ),
     );
     let outcome = fixture.run().await;
-    kubelet.abort();
     outcome.unwrap();
+    assert_eq!(
+        wait(&fixture.settings, &fixture.recorder)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    kubelet.abort();
     let events = fixture.events();
     assert!(
         events
@@ -436,14 +452,19 @@ async fn a_rollout_is_waited_for_until_its_pods_are_ready() {
     assert_eq!(status.available_replicas, Some(2));
 
     let workload = Workload::new(WorkloadKind::Deployment, &fixture.namespace, "api");
-    let pins = [Pin {
-        workload: workload.clone(),
-        container: "main".into(),
-        image: IMAGE.into(),
-    }];
-    let status = collect(&fixture.client, &[fixture.namespace.clone()], &pins)
-        .await
-        .unwrap();
+    let pins = pins(&fixture.settings.stacks[0]).unwrap();
+    assert_eq!(pins.len(), 1);
+    assert_eq!(
+        (&pins[0].workload, pins[0].image.as_str()),
+        (&workload, IMAGE)
+    );
+    let status = collect(
+        &fixture.client,
+        std::slice::from_ref(&fixture.namespace),
+        &pins,
+    )
+    .await
+    .unwrap();
     assert_eq!(
         (status.workloads[0].ready, status.workloads[0].desired),
         (2, 2)
