@@ -28,10 +28,19 @@ pub struct ApplyArguments {
     #[arg(long, value_name = "FOLDER")]
     pub manifests: Option<PathBuf>,
     /// Namespace of the objects that name none; only with --manifests.
-    #[arg(long, value_name = "NAME", requires = "manifests", default_value = "default")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "manifests",
+        default_value = "default"
+    )]
     pub namespace: String,
     /// The cluster to apply to.
-    #[arg(long, value_name = "FILE", help = "The cluster to apply to; orch's own when left out")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "The cluster to apply to; orch's own when left out"
+    )]
     pub kubeconfig: Option<PathBuf>,
     /// Print what would be created and changed; store nothing.
     #[arg(long)]
@@ -54,7 +63,9 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         'h' => 3600,
         _ => return Err(explain()),
     };
-    let count: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| explain())?;
+    let count: u64 = text[..text.len() - unit.len_utf8()]
+        .parse()
+        .map_err(|_| explain())?;
     match count.checked_mul(seconds) {
         // A day is longer than any rollout, and keeps sums of instants away from their limit.
         Some(total @ 1..=86_400) => Ok(Duration::from_secs(total)),
@@ -84,7 +95,18 @@ mod tests {
         assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
         assert_eq!(parse_duration("24h"), Ok(Duration::from_secs(86_400)));
-        for wrong in ["", "5", "m", "-1s", "1.5h", "0s", "25h", "5µ", "99999999999999999999s", "18446744073709551615h"] {
+        for wrong in [
+            "",
+            "5",
+            "m",
+            "-1s",
+            "1.5h",
+            "0s",
+            "25h",
+            "5µ",
+            "99999999999999999999s",
+            "18446744073709551615h",
+        ] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
     }
@@ -93,7 +115,9 @@ mod tests {
     fn a_folder_excludes_stack_names() {
         assert!(Command::try_parse_from(["apply", "--stack", "a", "--manifests", "b"]).is_err());
         assert!(Command::try_parse_from(["apply", "--namespace", "a"]).is_err());
-        let parsed = Command::try_parse_from(["apply", "--manifests", "b"]).unwrap().apply;
+        let parsed = Command::try_parse_from(["apply", "--manifests", "b"])
+            .unwrap()
+            .apply;
         assert_eq!(parsed.namespace, "default");
     }
 }

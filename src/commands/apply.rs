@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::kube::status::Pin;
 use crate::kube::{
-    self, Applied, ApplyOptions, ApplyResult, Desired, KubeError, Patience, Plan, PlannedAction, Reporter,
-    RolloutError, Workload, WorkloadKind,
+    self, Applied, ApplyOptions, ApplyResult, Desired, KubeError, Patience, Plan, PlannedAction,
+    Reporter, RolloutError, WaitOptions, Workload, WorkloadKind,
 };
 use crate::manifests::{self, ManifestError, Pinned, SecretsError, SecretsOutcome, Stack};
 
@@ -28,6 +29,16 @@ pub struct ApplySettings {
     /// How long the API server may answer that it is not ready.
     pub settle: Duration,
     pub patience: Patience,
+}
+
+impl ApplySettings {
+    fn wait(&self, hold: Duration) -> WaitOptions {
+        WaitOptions {
+            timeout: self.timeout,
+            hold,
+            patience: self.patience.clone(),
+        }
+    }
 }
 
 /// One stack.
@@ -69,8 +80,13 @@ impl ApplyError {
 #[derive(Debug, Serialize)]
 #[serde(tag = "outcome", rename_all = "lowercase")]
 pub enum ApplyOutcome {
-    Planned { stacks: Vec<StackPlan> },
-    Applied { stacks: Vec<StackReport>, ready: Vec<Workload> },
+    Planned {
+        stacks: Vec<StackPlan>,
+    },
+    Applied {
+        stacks: Vec<StackReport>,
+        ready: Vec<Workload>,
+    },
 }
 
 /// One stack's dry run.
@@ -103,14 +119,73 @@ struct Prepared {
 }
 
 /// Applies every stack and waits for all rollouts, or plans it. Ends early on Ctrl-C.
-pub async fn run(settings: &ApplySettings, reporter: &dyn Reporter) -> Result<ApplyOutcome, ApplyError> {
+pub async fn run(
+    settings: &ApplySettings,
+    reporter: &dyn Reporter,
+) -> Result<ApplyOutcome, ApplyError> {
     tokio::select! {
         outcome = apply(settings, reporter) => outcome,
         _ = tokio::signal::ctrl_c() => Err(ApplyError::Interrupted),
     }
 }
 
-async fn apply(settings: &ApplySettings, reporter: &dyn Reporter) -> Result<ApplyOutcome, ApplyError> {
+/// How long everything has to stay ready after the machines were started, see [`WaitOptions::hold`].
+const HOLD_AFTER_START: Duration = Duration::from_secs(8);
+
+/// Waits for the stacks' workloads without applying anything. Ends early on Ctrl-C.
+pub async fn wait(
+    settings: &ApplySettings,
+    reporter: &dyn Reporter,
+) -> Result<Vec<Workload>, ApplyError> {
+    let mut workloads = Vec::new();
+    for stack in &settings.stacks {
+        let loaded = Stack::load(&stack.manifests)?;
+        workloads.extend(
+            loaded
+                .manifests
+                .iter()
+                .filter_map(|manifest| workload_of(manifest, stack)),
+        );
+    }
+    let client = kube::connect(&settings.kubeconfig).await?;
+    let options = settings.wait(HOLD_AFTER_START);
+    tokio::select! {
+        done = kube::wait_for_rollouts(&client, &workloads, &[], &options, reporter) => done?,
+        _ = tokio::signal::ctrl_c() => return Err(ApplyError::Interrupted),
+    }
+    Ok(workloads)
+}
+
+/// The images that a stack's manifests pin, for `orch status` to compare with what runs.
+pub fn pins(stack: &StackSettings) -> Result<Vec<Pin>, ManifestError> {
+    let loaded = Stack::load(&stack.manifests)?;
+    let mut pins = Vec::new();
+    for manifest in &loaded.manifests {
+        let Some(workload) = workload_of(manifest, stack) else {
+            continue;
+        };
+        pins.extend(manifest.images.iter().map(|used| Pin {
+            workload: workload.clone(),
+            container: used.container.clone(),
+            image: used.image.clone(),
+        }));
+    }
+    Ok(pins)
+}
+
+fn workload_of<State>(
+    manifest: &manifests::Manifest<State>,
+    stack: &StackSettings,
+) -> Option<Workload> {
+    let kind = WorkloadKind::parse(&manifest.kind)?;
+    let namespace = manifest.namespace.as_ref().unwrap_or(&stack.namespace);
+    Some(Workload::new(kind, namespace, &manifest.name))
+}
+
+async fn apply(
+    settings: &ApplySettings,
+    reporter: &dyn Reporter,
+) -> Result<ApplyOutcome, ApplyError> {
     let mut prepared = Vec::new();
     for stack in &settings.stacks {
         prepared.push(prepare(stack, settings)?);
@@ -143,7 +218,8 @@ async fn apply(settings: &ApplySettings, reporter: &dyn Reporter) -> Result<Appl
             milliseconds: started.elapsed().as_millis(),
         });
     }
-    kube::wait_for_rollouts(&client, &workloads, &sent, settings.timeout, &settings.patience, reporter).await?;
+    let options = settings.wait(Duration::ZERO);
+    kube::wait_for_rollouts(&client, &workloads, &sent, &options, reporter).await?;
     Ok(ApplyOutcome::Applied {
         stacks,
         ready: workloads,
@@ -195,14 +271,20 @@ fn desired(stack: Stack<Pinned>) -> Vec<Vec<Desired>> {
 
 fn workload(applied: &Applied) -> Option<Workload> {
     let kind = WorkloadKind::parse(&applied.kind)?;
-    Some(Workload::new(kind, applied.namespace.as_deref()?, &applied.name))
+    Some(Workload::new(
+        kind,
+        applied.namespace.as_deref()?,
+        &applied.name,
+    ))
 }
 
 impl fmt::Display for ApplyOutcome {
     /// The result for people; the last line sums up.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Planned { stacks } => stacks.iter().try_for_each(|stack| write_plan(formatter, stack)),
+            Self::Planned { stacks } => stacks
+                .iter()
+                .try_for_each(|stack| write_plan(formatter, stack)),
             Self::Applied { stacks, ready } => {
                 for report in stacks {
                     write_report(formatter, report)?;
@@ -231,7 +313,9 @@ fn write_plan(formatter: &mut fmt::Formatter<'_>, stack: &StackPlan) -> fmt::Res
             line.push_str(" (not checked: what it depends on is part of this plan)");
         }
         for change in &object.changes {
-            let value = |value: &Option<serde_json::Value>| value.as_ref().map_or("-".to_owned(), ToString::to_string);
+            let value = |value: &Option<serde_json::Value>| {
+                value.as_ref().map_or("-".to_owned(), ToString::to_string)
+            };
             match (&change.before, &change.after) {
                 (None, None) => write!(line, "\n              {}", change.field)?,
                 (before, after) => write!(
@@ -266,9 +350,19 @@ fn write_report(formatter: &mut fmt::Formatter<'_>, report: &StackReport) -> fmt
         writeln!(formatter, "generated  {}", path.display())?;
     }
     for object in &report.objects {
-        writeln!(formatter, "{:<10} {} {}", object.result, object.kind, object.name)?;
+        writeln!(
+            formatter,
+            "{:<10} {} {}",
+            object.result, object.kind, object.name
+        )?;
     }
-    let count = |result| report.objects.iter().filter(|object| object.result == result).count();
+    let count = |result| {
+        report
+            .objects
+            .iter()
+            .filter(|object| object.result == result)
+            .count()
+    };
     writeln!(
         formatter,
         "stack {}: {} created, {} configured, {} unchanged",

@@ -101,7 +101,10 @@ impl<'a> Session<'a> {
         for desired in waves.iter().flatten() {
             redactor.learn(&desired.object);
             if desired.kind == "CustomResourceDefinition"
-                && let Some(kind) = desired.object.pointer("/spec/names/kind").and_then(Value::as_str)
+                && let Some(kind) = desired
+                    .object
+                    .pointer("/spec/names/kind")
+                    .and_then(Value::as_str)
             {
                 defined_kinds.push(kind.to_owned());
             }
@@ -164,7 +167,9 @@ impl<'a> Session<'a> {
         let found = self
             .settle
             .request(&operation, self.reporter, async || {
-                self.discovery.resource(&desired.api_version, &desired.kind).await
+                self.discovery
+                    .resource(&desired.api_version, &desired.kind)
+                    .await
             })
             .await?
             .map_err(|source| KubeError::Request {
@@ -180,7 +185,10 @@ impl<'a> Session<'a> {
 
     fn place(&self, resource: Resource, desired: &Desired) -> Target {
         if resource.namespaced {
-            let namespace = desired.namespace.as_ref().unwrap_or(&self.options.namespace);
+            let namespace = desired
+                .namespace
+                .as_ref()
+                .unwrap_or(&self.options.namespace);
             Target {
                 api: Api::namespaced_with(self.client.clone(), namespace, &resource.api),
                 namespace: Some(namespace.clone()),
@@ -194,9 +202,15 @@ impl<'a> Session<'a> {
     }
 
     /// The object as the cluster has it.
-    pub(super) async fn live(&self, target: &Target, desired: &Desired) -> Result<Option<Value>, KubeError> {
+    pub(super) async fn live(
+        &self,
+        target: &Target,
+        desired: &Desired,
+    ) -> Result<Option<Value>, KubeError> {
         self.settle
-            .request(&reading(desired), self.reporter, async || target.api.get_opt(&desired.name).await)
+            .request(&reading(desired), self.reporter, async || {
+                target.api.get_opt(&desired.name).await
+            })
             .await?
             .and_then(|object| object.as_ref().map(to_json).transpose())
             .map_err(|source| KubeError::Request {
@@ -206,7 +220,12 @@ impl<'a> Session<'a> {
     }
 
     /// The object as the API server has it after the merge.
-    pub(super) async fn patch(&self, target: &Target, desired: &Desired, dry_run: bool) -> Result<Value, KubeError> {
+    pub(super) async fn patch(
+        &self,
+        target: &Target,
+        desired: &Desired,
+        dry_run: bool,
+    ) -> Result<Value, KubeError> {
         let mut parameters = PatchParams::apply(FIELD_MANAGER).validation_strict();
         parameters.force = self.options.force_conflicts;
         parameters.dry_run = dry_run;
@@ -242,7 +261,9 @@ impl<'a> Session<'a> {
         let mut message = self.redactor.clean(&status.message);
         if status.code == 404 && message.starts_with("namespaces ") {
             message.push_str("; add the Namespace to the stack's manifests");
-        } else if message.contains("field is immutable") || message.contains("are forbidden: updates to") {
+        } else if message.contains("field is immutable")
+            || message.contains("are forbidden: updates to")
+        {
             message.push_str("; delete the object once and apply again");
         }
         KubeError::Rejected {
@@ -255,11 +276,12 @@ impl<'a> Session<'a> {
     /// Objects of a new kind are refused until its definition is established.
     async fn wait_established(&self, target: &Target, desired: &Desired) -> Result<(), KubeError> {
         while let Some(definition) = self.live(target, desired).await? {
-            let conditions = definition.pointer("/status/conditions").and_then(Value::as_array);
-            let established = conditions
-                .into_iter()
-                .flatten()
-                .any(|condition| condition["type"] == "Established" && condition["status"] == "True");
+            let conditions = definition
+                .pointer("/status/conditions")
+                .and_then(Value::as_array);
+            let established = conditions.into_iter().flatten().any(|condition| {
+                condition["type"] == "Established" && condition["status"] == "True"
+            });
             if established {
                 break;
             }
@@ -267,7 +289,9 @@ impl<'a> Session<'a> {
                 return Err(KubeError::Rejected {
                     origin: desired.origin.clone(),
                     object: format!("{} {}", desired.kind, desired.name),
-                    message: "it is stored but not established; `orch kubectl -- describe crd` says why".to_owned(),
+                    message:
+                        "it is stored but not established; `orch kubectl -- describe crd` says why"
+                            .to_owned(),
                 });
             }
             tokio::time::sleep(ESTABLISH_POLL).await;
@@ -312,7 +336,13 @@ pub(super) fn content(object: &Value) -> Value {
         fields.remove("status");
     }
     if let Some(metadata) = content.get_mut("metadata").and_then(Value::as_object_mut) {
-        for field in ["managedFields", "resourceVersion", "generation", "uid", "creationTimestamp"] {
+        for field in [
+            "managedFields",
+            "resourceVersion",
+            "generation",
+            "uid",
+            "creationTimestamp",
+        ] {
             metadata.remove(field);
         }
     }

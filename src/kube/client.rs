@@ -46,12 +46,26 @@ mod tests {
     async fn a_broken_kubeconfig_is_named_and_not_quoted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("k3s.yaml");
-        std::fs::write(&path, "users:\n- name: a\n  user: {client-key-data: [topsecret}\n").unwrap();
+        std::fs::write(
+            &path,
+            "users:\n- name: a\n  user: {client-key-data: [topsecret}\n",
+        )
+        .unwrap();
         let error = connect(&path).await.err().unwrap().to_string();
-        assert!(error.contains("k3s.yaml") && error.contains("line 3"), "{error}");
+        assert!(
+            error.contains("k3s.yaml") && error.contains("line 3"),
+            "{error}"
+        );
         assert!(!error.contains("topsecret"), "{error}");
 
-        let error = connect(&folder.path().join("none")).await.err().unwrap().to_string();
-        assert!(error.contains("none") && error.contains("--kubeconfig"), "{error}");
+        let error = connect(&folder.path().join("none"))
+            .await
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains("none") && error.contains("--kubeconfig"),
+            "{error}"
+        );
     }
 }

@@ -86,11 +86,22 @@ impl Events {
 
 /// RFC 3339 in UTC sorts as text.
 fn when(event: &Event) -> String {
-    let precise = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref());
+    let precise = event
+        .series
+        .as_ref()
+        .and_then(|series| series.last_observed_time.as_ref());
     let precise = precise.or(event.event_time.as_ref()).map(|time| time.0);
     let coarse = event.last_timestamp.as_ref().map(|time| time.0);
-    let created = event.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    coarse.max(precise).or(created).map(|time| time.to_string()).unwrap_or_default()
+    let created = event
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map(|time| time.0);
+    coarse
+        .max(precise)
+        .or(created)
+        .map(|time| time.to_string())
+        .unwrap_or_default()
 }
 
 /// The controller's own complaint that it cannot create the workload's pods. `uids`: the workload and
@@ -109,10 +120,17 @@ pub(super) fn creation(uids: &[String], name: &str, events: &Events) -> Option<S
 }
 
 /// The first thing that is wrong with a pod; `None` when it is ready, ending or simply not there yet.
-pub(super) fn pod(pod: &Pod, claims: &[&PersistentVolumeClaim], events: &Events) -> Option<Symptom> {
+pub(super) fn pod(
+    pod: &Pod,
+    claims: &[&PersistentVolumeClaim],
+    events: &Events,
+) -> Option<Symptom> {
     let status = pod.status.clone().unwrap_or_default();
     let uid = pod.metadata.uid.clone().unwrap_or_default();
-    if pod.metadata.deletion_timestamp.is_some() || is_ready(pod) || status.phase.as_deref() == Some("Succeeded") {
+    if pod.metadata.deletion_timestamp.is_some()
+        || is_ready(pod)
+        || status.phase.as_deref() == Some("Succeeded")
+    {
         return None;
     }
     let symptom = |cause, container: Option<&str>, message: String| Symptom {
@@ -123,7 +141,11 @@ pub(super) fn pod(pod: &Pod, claims: &[&PersistentVolumeClaim], events: &Events)
         message,
     };
     if let Some(message) = unschedulable(pod) {
-        return Some(symptom(Cause::Unschedulable, None, with_claims(message, claims, events)));
+        return Some(symptom(
+            Cause::Unschedulable,
+            None,
+            with_claims(message, claims, events),
+        ));
     }
     let containers = status
         .init_container_statuses
@@ -132,7 +154,8 @@ pub(super) fn pod(pod: &Pod, claims: &[&PersistentVolumeClaim], events: &Events)
         .flatten();
     let mut found: Vec<_> = containers
         .filter_map(|container| {
-            container_trouble(container).map(|(cause, message)| symptom(cause, Some(&container.name), message))
+            container_trouble(container)
+                .map(|(cause, message)| symptom(cause, Some(&container.name), message))
         })
         .collect();
     found.sort_by_key(|symptom| symptom.cause);
@@ -145,10 +168,15 @@ pub(super) fn pod(pod: &Pod, claims: &[&PersistentVolumeClaim], events: &Events)
         return Some(symptom(Cause::PodFailed, None, message.trim().to_owned()));
     }
     let started = status.container_statuses.iter().flatten().any(|container| {
-        container.state.as_ref().is_some_and(|state| state.running.is_some())
+        container
+            .state
+            .as_ref()
+            .is_some_and(|state| state.running.is_some())
     });
     if started {
-        let message = events.about(&uid, &["Unhealthy"]).unwrap_or("it runs, its readiness probe has not succeeded");
+        let message = events
+            .about(&uid, &["Unhealthy"])
+            .unwrap_or("it runs, its readiness probe has not succeeded");
         return Some(symptom(Cause::NotReady, None, message.to_owned()));
     }
     const MOUNTS: [&str; 4] = [
@@ -189,15 +217,26 @@ fn unschedulable(pod: &Pod) -> Option<String> {
 /// The scheduler only says that a claim is unbound; the claim's own events say why.
 fn with_claims(mut message: String, claims: &[&PersistentVolumeClaim], events: &Events) -> String {
     for claim in claims {
-        let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+        let phase = claim
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref());
         if phase == Some("Bound") {
             continue;
         }
-        let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref());
+        let class = claim
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.storage_class_name.as_deref());
         let uid = claim.metadata.uid.as_deref().unwrap_or_default();
         let why = events.about(
             uid,
-            &["FailedBinding", "ProvisioningFailed", "VolumeMismatch", "WaitForFirstConsumer"],
+            &[
+                "FailedBinding",
+                "ProvisioningFailed",
+                "VolumeMismatch",
+                "WaitForFirstConsumer",
+            ],
         );
         message.push_str(&format!(
             "\nclaim {} (storage class {:?}) is {}{}",
@@ -219,7 +258,14 @@ fn container_trouble(container: &ContainerStatus) -> Option<(Cause, String)> {
     match reason.as_str() {
         "ErrImagePull" | "ImagePullBackOff" | "RegistryUnavailable" | "ImageInspectError" => {
             let text = message.to_lowercase();
-            let missing = ["not found", "manifest unknown", "denied", "unauthorized", "forbidden", "does not exist"];
+            let missing = [
+                "not found",
+                "manifest unknown",
+                "denied",
+                "unauthorized",
+                "forbidden",
+                "does not exist",
+            ];
             let cause = if missing.iter().any(|word| text.contains(word)) {
                 Cause::ImageMissing
             } else {
@@ -228,13 +274,20 @@ fn container_trouble(container: &ContainerStatus) -> Option<(Cause, String)> {
             say(cause, &message)
         }
         "InvalidImageName" | "ErrImageNeverPull" => say(Cause::InvalidImage, &message),
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "PreCreateHookError"
-        | "PreStartHookError" | "PostStartHookError" => say(Cause::Configuration, &message),
+        "CreateContainerConfigError"
+        | "CreateContainerError"
+        | "RunContainerError"
+        | "PreCreateHookError"
+        | "PreStartHookError"
+        | "PostStartHookError" => say(Cause::Configuration, &message),
         "CrashLoopBackOff" => {
             let ended = container.last_state.clone().unwrap_or_default().terminated;
             let how = ended.map_or(message, |ended| {
                 let reason = ended.reason.unwrap_or_default();
-                format!("exit code {} ({reason}), {} restarts", ended.exit_code, container.restart_count)
+                format!(
+                    "exit code {} ({reason}), {} restarts",
+                    ended.exit_code, container.restart_count
+                )
             });
             say(Cause::CrashLoop, &how)
         }
@@ -289,13 +342,18 @@ mod tests {
             diagnose(&waiting("ErrImagePull", missing)),
             Some((Cause::ImageMissing, format!("ErrImagePull: {missing}")))
         );
-        let unreachable = "Back-off pulling image \"x\": dial tcp 10.0.0.1:5000: connect: connection refused";
+        let unreachable =
+            "Back-off pulling image \"x\": dial tcp 10.0.0.1:5000: connect: connection refused";
         assert_eq!(
-            diagnose(&waiting("ImagePullBackOff", unreachable)).unwrap().0,
+            diagnose(&waiting("ImagePullBackOff", unreachable))
+                .unwrap()
+                .0,
             Cause::ImagePull
         );
         assert_eq!(
-            diagnose(&waiting("InvalidImageName", "couldn't parse image name")).unwrap().0,
+            diagnose(&waiting("InvalidImageName", "couldn't parse image name"))
+                .unwrap()
+                .0,
             Cause::InvalidImage
         );
     }
@@ -303,7 +361,10 @@ mod tests {
     #[test]
     fn a_missing_secret_is_a_configuration_error_with_its_name() {
         assert_eq!(
-            diagnose(&waiting("CreateContainerConfigError", "secret \"inventory-database\" not found")),
+            diagnose(&waiting(
+                "CreateContainerConfigError",
+                "secret \"inventory-database\" not found"
+            )),
             Some((
                 Cause::Configuration,
                 "CreateContainerConfigError: secret \"inventory-database\" not found".into()
@@ -320,7 +381,10 @@ mod tests {
                 "lastState": {"terminated": {"exitCode": 78, "reason": "Error", "startedAt": "2026-01-01T00:00:00Z"}}}],
         }));
         let symptom = pod(&crashing, &[], &Events::default()).unwrap();
-        assert_eq!(symptom.message, "CrashLoopBackOff: exit code 78 (Error), 4 restarts");
+        assert_eq!(
+            symptom.message,
+            "CrashLoopBackOff: exit code 78 (Error), 4 restarts"
+        );
         assert_eq!(symptom.container.as_deref(), Some("main"));
     }
 
@@ -337,8 +401,18 @@ mod tests {
         }))
         .unwrap();
         let notes = [
-            event("claim-1", "FailedBinding", "2026-01-01T00:00:00Z", "old news"),
-            event("claim-1", "ProvisioningFailed", "2026-01-01T00:00:09Z", "storageclass \"orch-shared\" not found"),
+            event(
+                "claim-1",
+                "FailedBinding",
+                "2026-01-01T00:00:00Z",
+                "old news",
+            ),
+            event(
+                "claim-1",
+                "ProvisioningFailed",
+                "2026-01-01T00:00:09Z",
+                "storageclass \"orch-shared\" not found",
+            ),
         ];
         let symptom = pod(&pending, &[&claim], &Events::collect(&notes)).unwrap();
         assert_eq!(symptom.cause, Cause::Unschedulable);
@@ -352,7 +426,12 @@ mod tests {
     fn a_volume_that_does_not_mount_is_found_in_the_events() {
         let creating = waiting("ContainerCreating", "");
         assert_eq!(diagnose(&creating), None);
-        let notes = [event("pod-1", "FailedMount", "2026-01-01T00:00:00Z", "MountVolume.SetUp failed: no such directory")];
+        let notes = [event(
+            "pod-1",
+            "FailedMount",
+            "2026-01-01T00:00:00Z",
+            "MountVolume.SetUp failed: no such directory",
+        )];
         let symptom = pod(&creating, &[], &Events::collect(&notes)).unwrap();
         assert_eq!(symptom.cause, Cause::Mount);
         assert!(symptom.message.contains("no such directory"));
@@ -365,24 +444,38 @@ mod tests {
             "containerStatuses": [{"name": "main", "image": "x", "imageID": "x", "ready": false, "restartCount": 0,
                 "state": {"running": {}}}],
         });
-        let notes = [event("pod-1", "Unhealthy", "2026-01-01T00:00:00Z", "Readiness probe failed: HTTP 503")];
+        let notes = [event(
+            "pod-1",
+            "Unhealthy",
+            "2026-01-01T00:00:00Z",
+            "Readiness probe failed: HTTP 503",
+        )];
         let symptom = pod(&recorded(running.clone()), &[], &Events::collect(&notes)).unwrap();
-        assert_eq!((symptom.cause, symptom.message.as_str()), (Cause::NotReady, "Readiness probe failed: HTTP 503"));
+        assert_eq!(
+            (symptom.cause, symptom.message.as_str()),
+            (Cause::NotReady, "Readiness probe failed: HTTP 503")
+        );
 
         running["conditions"] = json!([{"type": "Ready", "status": "True"}]);
         assert_eq!(diagnose(&recorded(running)), None);
 
         let mut ending = waiting("CrashLoopBackOff", "");
-        ending.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        ending.metadata.deletion_timestamp =
+            serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
         assert_eq!(diagnose(&ending), None);
     }
 
     #[test]
     fn an_evicted_pod_says_so() {
-        let evicted = recorded(json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}));
+        let evicted = recorded(
+            json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}),
+        );
         assert_eq!(
             diagnose(&evicted),
-            Some((Cause::PodFailed, "Evicted The node was low on resource: memory.".into()))
+            Some((
+                Cause::PodFailed,
+                "Evicted The node was low on resource: memory.".into()
+            ))
         );
     }
 }

@@ -29,9 +29,16 @@ impl Discovery {
 
     /// `None` when the cluster does not serve the kind. That answer is not kept: a
     /// CustomResourceDefinition may be about to be established.
-    pub(super) async fn resource(&self, api_version: &str, kind: &str) -> kube::Result<Option<Resource>> {
+    pub(super) async fn resource(
+        &self,
+        api_version: &str,
+        kind: &str,
+    ) -> kube::Result<Option<Resource>> {
         let mut known = self.known.lock().await;
-        if let Some(resource) = known.get(api_version).and_then(|list| find(list, api_version, kind)) {
+        if let Some(resource) = known
+            .get(api_version)
+            .and_then(|list| find(list, api_version, kind))
+        {
             return Ok(Some(resource));
         }
         let list = match self.fetch(api_version).await {

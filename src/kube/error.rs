@@ -30,7 +30,9 @@ pub enum KubeError {
         operation: String,
         source: Box<kube::Error>,
     },
-    #[error("{origin}: the cluster has no kind {kind} in {api_version}; apply its CustomResourceDefinition first or correct the apiVersion")]
+    #[error(
+        "{origin}: the cluster has no kind {kind} in {api_version}; apply its CustomResourceDefinition first or correct the apiVersion"
+    )]
     UnknownKind {
         origin: String,
         api_version: String,
@@ -42,7 +44,10 @@ pub enum KubeError {
         object: String,
         message: String,
     },
-    #[error("{origin}: fields of {object} belong to others: {}; leave them out of the manifest, or take them over with --force-conflicts", owners(conflicts))]
+    #[error(
+        "{origin}: fields of {object} belong to others: {}; leave them out of the manifest, or take them over with --force-conflicts",
+        owners(conflicts)
+    )]
     Conflict {
         origin: String,
         object: String,
@@ -66,7 +71,10 @@ pub(super) fn conflicts(status: &kube::core::Status) -> Vec<Conflict> {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     for cause in causes.filter(|cause| cause.reason == "FieldManagerConflict") {
         let manager = cause.message.split('"').nth(1).unwrap_or("another manager");
-        match found.iter_mut().find(|conflict| conflict.manager == manager) {
+        match found
+            .iter_mut()
+            .find(|conflict| conflict.manager == manager)
+        {
             Some(conflict) => conflict.fields.push(cause.field.clone()),
             None => found.push(Conflict {
                 manager: manager.to_owned(),
@@ -103,7 +111,8 @@ mod tests {
 
     #[test]
     fn another_409_names_nobody() {
-        let status = kube::core::Status::failure("object is being deleted", "Conflict").with_code(409);
+        let status =
+            kube::core::Status::failure("object is being deleted", "Conflict").with_code(409);
         assert!(conflicts(&status).is_empty());
     }
 }

@@ -61,9 +61,14 @@ pub enum ApplyEvent {
 impl fmt::Display for ApplyEvent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Applying { kind, name, result, .. } => write!(formatter, "{kind} {name} {result}"),
+            Self::Applying {
+                kind, name, result, ..
+            } => write!(formatter, "{kind} {name} {result}"),
             Self::Retrying { operation, reason } => {
-                write!(formatter, "{operation}: the API server is not ready yet ({reason})")
+                write!(
+                    formatter,
+                    "{operation}: the API server is not ready yet ({reason})"
+                )
             }
             Self::Waiting {
                 workload,
@@ -120,7 +125,10 @@ mod tests {
         let reporter = PlainReporter::new(Vec::new());
         reporter.report(event.clone());
         let text = String::from_utf8(reporter.output.into_inner().unwrap()).unwrap();
-        assert_eq!(text, "StatefulSet rabbitmq: waiting for 1 ready replica; 0 of 1 ready\n");
+        assert_eq!(
+            text,
+            "StatefulSet rabbitmq: waiting for 1 ready replica; 0 of 1 ready\n"
+        );
         insta::assert_json_snapshot!(event, @r#"
         {
           "event": "waiting",

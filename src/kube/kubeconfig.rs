@@ -24,22 +24,30 @@ pub struct HostView<'a> {
 /// Why a kubeconfig cannot be rewritten.
 #[derive(Debug, thiserror::Error)]
 pub enum KubeconfigError {
-    #[error("the server's kubeconfig is not YAML (line {line}); look at /etc/rancher/k3s/k3s.yaml on that node")]
+    #[error(
+        "the server's kubeconfig is not YAML (line {line}); look at /etc/rancher/k3s/k3s.yaml on that node"
+    )]
     Syntax { line: u64 },
-    #[error("the server's kubeconfig has no {what}; look at /etc/rancher/k3s/k3s.yaml on that node")]
+    #[error(
+        "the server's kubeconfig has no {what}; look at /etc/rancher/k3s/k3s.yaml on that node"
+    )]
     Missing { what: String },
     #[error("{server:?} is no address of an API server: expected https://HOST:PORT")]
     Server { server: String },
     #[error("cannot write {path}; the folder must be writable")]
-    Write { path: PathBuf, source: std::io::Error },
+    Write {
+        path: PathBuf,
+        source: std::io::Error,
+    },
 }
 
 /// Rewrites K3s's kubeconfig. Only the current context is kept: with its cluster and its user.
 pub fn rewrite(k3s_yaml: &[u8], view: &HostView<'_>) -> Result<Zeroizing<String>, KubeconfigError> {
     check_server(view.server)?;
-    let mut config: Value = serde_saphyr::from_slice(k3s_yaml).map_err(|error| KubeconfigError::Syntax {
-        line: error.location().map_or(1, |location| location.line()),
-    })?;
+    let mut config: Value =
+        serde_saphyr::from_slice(k3s_yaml).map_err(|error| KubeconfigError::Syntax {
+            line: error.location().map_or(1, |location| location.line()),
+        })?;
     let current = text(&config, "current-context")?;
     let context = take_named(&mut config, "contexts", &current, "context")?;
     let cluster_name = text(&context, "cluster")?;
@@ -79,7 +87,11 @@ pub fn write(k3s_yaml: &[u8], view: &HostView<'_>, path: &Path) -> Result<(), Ku
 fn check_server(server: &str) -> Result<(), KubeconfigError> {
     let parsed = url::Url::parse(server).ok();
     match parsed {
-        Some(url) if url.scheme() == "https" && url.host().is_some() && url.username().is_empty() => Ok(()),
+        Some(url)
+            if url.scheme() == "https" && url.host().is_some() && url.username().is_empty() =>
+        {
+            Ok(())
+        }
         _ => Err(KubeconfigError::Server {
             server: server.to_owned(),
         }),
@@ -100,7 +112,12 @@ fn text(object: &Value, field: &str) -> Result<String, KubeconfigError> {
 }
 
 /// Takes the content of the entry that has the name.
-fn take_named(config: &mut Value, list: &str, name: &str, content: &str) -> Result<Value, KubeconfigError> {
+fn take_named(
+    config: &mut Value,
+    list: &str,
+    name: &str,
+    content: &str,
+) -> Result<Value, KubeconfigError> {
     let entries = config.get_mut(list).and_then(Value::as_array_mut);
     let entry = entries.and_then(|entries| entries.iter_mut().find(|entry| entry["name"] == name));
     entry
@@ -181,27 +198,57 @@ users:
         ");
         let parsed = Kubeconfig::from_yaml(&rewritten).unwrap();
         assert_eq!(parsed.current_context.as_deref(), Some("movies"));
-        assert_eq!(parsed.contexts[0].context.as_ref().unwrap().namespace.as_deref(), Some("microservices"));
+        assert_eq!(
+            parsed.contexts[0]
+                .context
+                .as_ref()
+                .unwrap()
+                .namespace
+                .as_deref(),
+            Some("microservices")
+        );
     }
 
     #[test]
     fn a_name_that_yaml_would_read_as_something_else_survives() {
-        let view = HostView { cluster: "1234", namespace: "on", ..VIEW };
+        let view = HostView {
+            cluster: "1234",
+            namespace: "on",
+            ..VIEW
+        };
         let parsed = Kubeconfig::from_yaml(&rewrite(K3S.as_bytes(), &view).unwrap()).unwrap();
         assert_eq!(parsed.current_context.as_deref(), Some("1234"));
-        assert_eq!(parsed.contexts[0].context.as_ref().unwrap().namespace.as_deref(), Some("on"));
+        assert_eq!(
+            parsed.contexts[0]
+                .context
+                .as_ref()
+                .unwrap()
+                .namespace
+                .as_deref(),
+            Some("on")
+        );
     }
 
     #[test]
     fn what_is_missing_is_named_and_nothing_is_quoted() {
         for (from, to, expected) in [
-            ("current-context: default", "current-context: other", "context named \"other\""),
+            (
+                "current-context: default",
+                "current-context: other",
+                "context named \"other\"",
+            ),
             ("    user: default\n", "", "no user;"),
-            ("users:\n- name: default", "users:\n- name: other", "user named \"default\""),
+            (
+                "users:\n- name: default",
+                "users:\n- name: other",
+                "user named \"default\"",
+            ),
             ("current-context: default\n", "", "current-context"),
             ("kind: Config", "kind: [Config", "is not YAML"),
         ] {
-            let error = rewrite(K3S.replace(from, to).as_bytes(), &VIEW).unwrap_err().to_string();
+            let error = rewrite(K3S.replace(from, to).as_bytes(), &VIEW)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(expected), "{error}");
             assert!(!error.contains("a2V5"), "{error}");
         }
@@ -213,7 +260,12 @@ users:
 
     #[test]
     fn a_server_that_is_no_https_url_is_refused() {
-        for server in ["192.168.56.10:6443", "http://a:1", "https://", "https://user@a"] {
+        for server in [
+            "192.168.56.10:6443",
+            "http://a:1",
+            "https://",
+            "https://user@a",
+        ] {
             assert!(rewrite(K3S.as_bytes(), &HostView { server, ..VIEW }).is_err());
         }
     }

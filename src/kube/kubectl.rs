@@ -10,10 +10,15 @@ use std::process::Command;
 pub enum KubectlError {
     #[error("{path} does not exist; `orch create` writes it, or name another kubeconfig")]
     NoKubeconfig { path: PathBuf },
-    #[error("kubectl is not on PATH and there is no K3s binary to stand in for it; install kubectl, or run `orch create` once")]
+    #[error(
+        "kubectl is not on PATH and there is no K3s binary to stand in for it; install kubectl, or run `orch create` once"
+    )]
     NotFound,
     #[error("cannot run {program}")]
-    Run { program: PathBuf, source: std::io::Error },
+    Run {
+        program: PathBuf,
+        source: std::io::Error,
+    },
 }
 
 /// The command that [`exec`] becomes: kubectl on `search_path` (`PATH`'s value), or `k3s kubectl`.
@@ -71,14 +76,21 @@ mod tests {
     /// A program that says how it was called, and ends with status 7.
     fn program(folder: &Path, name: &str) -> PathBuf {
         let path = folder.join(name);
-        std::fs::write(&path, "#!/bin/sh\necho \"$(basename $0) $* $KUBECONFIG\"; exit 7\n").unwrap();
+        std::fs::write(
+            &path,
+            "#!/bin/sh\necho \"$(basename $0) $* $KUBECONFIG\"; exit 7\n",
+        )
+        .unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         path
     }
 
     fn run(command: Result<Command, KubectlError>) -> (String, Option<i32>) {
         let output = command.unwrap().output().unwrap();
-        (String::from_utf8(output.stdout).unwrap(), output.status.code())
+        (
+            String::from_utf8(output.stdout).unwrap(),
+            output.status.code(),
+        )
     }
 
     #[test]
@@ -93,7 +105,10 @@ mod tests {
         let search = || Some(OsString::from(&bin));
 
         let (output, code) = run(command(&config, Some(&k3s), search(), &arguments));
-        assert_eq!(output, format!("k3s kubectl get nodes {}\n", config.display()));
+        assert_eq!(
+            output,
+            format!("k3s kubectl get nodes {}\n", config.display())
+        );
         assert_eq!(code, Some(7));
 
         program(&bin, "kubectl");
@@ -105,8 +120,14 @@ mod tests {
     fn what_is_missing_is_said() {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("k3s.yaml");
-        assert!(matches!(command(&config, None, None, &[]), Err(KubectlError::NoKubeconfig { .. })));
+        assert!(matches!(
+            command(&config, None, None, &[]),
+            Err(KubectlError::NoKubeconfig { .. })
+        ));
         std::fs::write(&config, "").unwrap();
-        assert!(matches!(command(&config, None, None, &[]), Err(KubectlError::NotFound)));
+        assert!(matches!(
+            command(&config, None, None, &[]),
+            Err(KubectlError::NotFound)
+        ));
     }
 }

@@ -26,4 +26,4 @@ pub use error::{Conflict, KubeError};
 pub use event::{ApplyEvent, ApplyResult, PlainReporter, Reporter};
 pub use plan::{Change, Plan, PlannedAction, PlannedObject, plan};
 pub use rollout::{Workload, WorkloadKind};
-pub use wait::{Patience, RolloutError, StuckWorkload, wait_for_rollouts};
+pub use wait::{Patience, RolloutError, StuckWorkload, WaitOptions, wait_for_rollouts};

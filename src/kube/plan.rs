@@ -57,7 +57,9 @@ pub struct Plan {
 impl Plan {
     /// True when an apply would change nothing.
     pub fn is_empty(&self) -> bool {
-        self.objects.iter().all(|object| object.action == PlannedAction::Unchanged)
+        self.objects
+            .iter()
+            .all(|object| object.action == PlannedAction::Unchanged)
     }
 }
 
@@ -75,7 +77,10 @@ pub async fn plan(
         .filter(|desired| desired.kind == "Namespace")
         .map(|desired| desired.name.as_str())
         .collect();
-    let planner = Planner { session, namespaces };
+    let planner = Planner {
+        session,
+        namespaces,
+    };
     let objects = stream::iter(waves.iter().flatten())
         .map(|desired| planner.plan_one(desired))
         .buffered(CONCURRENCY)
@@ -169,7 +174,12 @@ fn compare(field: String, before: Option<&Value>, after: Option<&Value>, found: 
             let added = new.keys().filter(|key| !old.contains_key(*key));
             for key in old.keys().chain(added) {
                 let escaped = key.replace('~', "~0").replace('/', "~1");
-                compare(format!("{field}/{escaped}"), old.get(key), new.get(key), found);
+                compare(
+                    format!("{field}/{escaped}"),
+                    old.get(key),
+                    new.get(key),
+                    found,
+                );
             }
         }
         (Some(Value::Array(old)), Some(Value::Array(new))) if old.len() == new.len() => {
@@ -194,9 +204,13 @@ mod tests {
 
     #[test]
     fn changes_name_the_smallest_fields() {
-        let before = json!({"a": {"b": 1, "gone": true}, "list": [1, 2], "same": "x", "grows": [1]});
+        let before =
+            json!({"a": {"b": 1, "gone": true}, "list": [1, 2], "same": "x", "grows": [1]});
         let after = json!({"a": {"b": 2, "x/y": {}}, "list": [1, 3], "same": "x", "grows": [1, 2]});
-        let fields: Vec<_> = changes(&before, &after).into_iter().map(|change| change.field).collect();
+        let fields: Vec<_> = changes(&before, &after)
+            .into_iter()
+            .map(|change| change.field)
+            .collect();
         assert_eq!(fields, ["/a/b", "/a/gone", "/a/x~1y", "/list/1", "/grows"]);
     }
 
@@ -212,7 +226,9 @@ mod tests {
             conflicts: Vec::new(),
             validated: true,
         };
-        let plan = |action| Plan { objects: vec![object(action)] };
+        let plan = |action| Plan {
+            objects: vec![object(action)],
+        };
         assert!(plan(PlannedAction::Unchanged).is_empty());
         assert!(!plan(PlannedAction::Create).is_empty());
         assert!(!plan(PlannedAction::Conflict).is_empty());

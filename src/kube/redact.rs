@@ -22,14 +22,27 @@ impl Redactor {
         if object["kind"] != "Secret" || object["apiVersion"] != "v1" {
             return;
         }
-        let texts = |field: &str| object[field].as_object().into_iter().flat_map(|map| map.values());
+        let texts = |field: &str| {
+            object[field]
+                .as_object()
+                .into_iter()
+                .flat_map(|map| map.values())
+        };
         for value in texts("stringData").filter_map(|value| value.as_str()) {
             self.add(value);
         }
         for value in texts("data") {
-            value.as_str().into_iter().for_each(|encoded| self.add(encoded));
-            let decoded = serde_json::from_value::<ByteString>(value.clone()).map(|bytes| Zeroizing::new(bytes.0));
-            if let Some(text) = decoded.ok().as_ref().and_then(|bytes| std::str::from_utf8(bytes).ok()) {
+            value
+                .as_str()
+                .into_iter()
+                .for_each(|encoded| self.add(encoded));
+            let decoded = serde_json::from_value::<ByteString>(value.clone())
+                .map(|bytes| Zeroizing::new(bytes.0));
+            if let Some(text) = decoded
+                .ok()
+                .as_ref()
+                .and_then(|bytes| std::str::from_utf8(bytes).ok())
+            {
                 self.add(text);
             }
         }
@@ -44,9 +57,9 @@ impl Redactor {
     }
 
     pub(super) fn clean(&self, text: &str) -> String {
-        self.values
-            .iter()
-            .fold(text.to_owned(), |text, value| text.replace(value.as_str(), MASK))
+        self.values.iter().fold(text.to_owned(), |text, value| {
+            text.replace(value.as_str(), MASK)
+        })
     }
 }
 

@@ -70,7 +70,9 @@ fn is_transient(error: &kube::Error) -> bool {
                 // A starting API server denies until it has created its own cluster roles.
                 || (status.code == 403 && status.message.contains("not found"))
         }
-        kube::Error::Service(_) | kube::Error::HyperError(_) => !chain(error).any(|cause| cause.contains("certificate")),
+        kube::Error::Service(_) | kube::Error::HyperError(_) => {
+            !chain(error).any(|cause| cause.contains("certificate"))
+        }
         _ => false,
     }
 }
@@ -115,7 +117,11 @@ mod tests {
         let answer = Settle::within(Duration::from_secs(60))
             .request("apply", &told, async || {
                 left -= 1;
-                if left > 0 { Err(api_error(503, "starting")) } else { Ok(5) }
+                if left > 0 {
+                    Err(api_error(503, "starting"))
+                } else {
+                    Ok(5)
+                }
             })
             .await;
         assert_eq!(answer.unwrap().unwrap(), 5);
@@ -126,7 +132,9 @@ mod tests {
     async fn patience_ends() {
         let told = Count(AtomicU32::new(0));
         let answer = Settle::within(Duration::from_millis(300))
-            .request("apply", &told, async || kube::Result::<()>::Err(api_error(503, "starting")))
+            .request("apply", &told, async || {
+                kube::Result::<()>::Err(api_error(503, "starting"))
+            })
             .await;
         assert!(matches!(answer, Err(KubeError::Unreachable { .. })));
     }
@@ -136,7 +144,9 @@ mod tests {
         let told = Count(AtomicU32::new(0));
         for code in [400, 401, 403, 404, 409, 422] {
             let answer = Settle::within(Duration::from_secs(60))
-                .request("apply", &told, async || kube::Result::<()>::Err(api_error(code, "no")))
+                .request("apply", &told, async || {
+                    kube::Result::<()>::Err(api_error(code, "no"))
+                })
                 .await;
             assert!(answer.unwrap().is_err());
         }

@@ -60,9 +60,14 @@ impl fmt::Display for Workload {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Progress {
     Ready,
-    Waiting { condition: String, observed: String },
+    Waiting {
+        condition: String,
+        observed: String,
+    },
     /// The workload's controller has given up.
-    Failed { reason: String },
+    Failed {
+        reason: String,
+    },
 }
 
 fn waiting(condition: impl Into<String>, observed: impl Into<String>) -> Progress {
@@ -95,15 +100,20 @@ pub(super) fn deployment(object: &Deployment) -> Progress {
         return progress;
     }
     let conditions = status.conditions.unwrap_or_default();
-    let gave_up = conditions
-        .iter()
-        .find(|condition| condition.type_ == "Progressing" && condition.reason.as_deref() == Some("ProgressDeadlineExceeded"));
+    let gave_up = conditions.iter().find(|condition| {
+        condition.type_ == "Progressing"
+            && condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
+    });
     if let Some(condition) = gave_up {
         return Progress::Failed {
             reason: condition.message.clone().unwrap_or_default(),
         };
     }
-    let desired = object.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let desired = object
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.replicas)
+        .unwrap_or(1);
     let updated = status.updated_replicas.unwrap_or_default();
     let total = status.replicas.unwrap_or_default();
     let available = status.available_replicas.unwrap_or_default();
@@ -114,7 +124,10 @@ pub(super) fn deployment(object: &Deployment) -> Progress {
         );
     }
     if total > updated {
-        return waiting("old replicas to end", format!("{} still there", total - updated));
+        return waiting(
+            "old replicas to end",
+            format!("{} still there", total - updated),
+        );
     }
     if available < updated {
         return waiting(
@@ -134,7 +147,10 @@ pub(super) fn stateful_set(object: &StatefulSet) -> Progress {
     let desired = spec.replicas.unwrap_or(1);
     let ready = status.ready_replicas.unwrap_or_default();
     if ready < desired {
-        return waiting(format!("{desired} ready replicas"), format!("{ready} of {desired} ready"));
+        return waiting(
+            format!("{desired} ready replicas"),
+            format!("{ready} of {desired} ready"),
+        );
     }
     let total = status.replicas;
     if total > desired {
@@ -147,7 +163,10 @@ pub(super) fn stateful_set(object: &StatefulSet) -> Progress {
     if strategy.type_.as_deref() == Some("OnDelete") {
         return Progress::Ready;
     }
-    let partition = strategy.rolling_update.and_then(|update| update.partition).unwrap_or_default();
+    let partition = strategy
+        .rolling_update
+        .and_then(|update| update.partition)
+        .unwrap_or_default();
     let wanted = (desired - partition).max(0);
     let updated = status.updated_replicas.unwrap_or_default();
     if updated < wanted {
@@ -236,7 +255,10 @@ mod tests {
     fn observed(progress: Progress) -> String {
         match progress {
             Progress::Ready => "ready".into(),
-            Progress::Waiting { condition, observed } => format!("{condition} | {observed}"),
+            Progress::Waiting {
+                condition,
+                observed,
+            } => format!("{condition} | {observed}"),
             Progress::Failed { reason } => format!("failed: {reason}"),
         }
     }
@@ -249,12 +271,21 @@ mod tests {
             "its controller to see the new spec | generation 1 of 2 seen"
         );
         status = json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 1, "availableReplicas": 2});
-        assert_eq!(observed(deployment_with(status.clone())), "2 updated replicas | 1 of 2 updated");
+        assert_eq!(
+            observed(deployment_with(status.clone())),
+            "2 updated replicas | 1 of 2 updated"
+        );
         status["updatedReplicas"] = json!(2);
-        assert_eq!(observed(deployment_with(status.clone())), "old replicas to end | 1 still there");
+        assert_eq!(
+            observed(deployment_with(status.clone())),
+            "old replicas to end | 1 still there"
+        );
         status["replicas"] = json!(2);
         status["availableReplicas"] = json!(1);
-        assert_eq!(observed(deployment_with(status.clone())), "2 available replicas | 1 of 2 available");
+        assert_eq!(
+            observed(deployment_with(status.clone())),
+            "2 available replicas | 1 of 2 available"
+        );
         status["availableReplicas"] = json!(2);
         assert_eq!(deployment_with(status.clone()), Progress::Ready);
         status["conditions"] = json!([{"type": "Progressing", "status": "False",
@@ -291,10 +322,19 @@ mod tests {
             "2 updated replicas | 1 of 2 updated"
         );
         let partition = json!({"updateStrategy": {"rollingUpdate": {"partition": 1}}});
-        assert_eq!(stateful_set_with(partition, json!({"updatedReplicas": 1})), "ready");
+        assert_eq!(
+            stateful_set_with(partition, json!({"updatedReplicas": 1})),
+            "ready"
+        );
         let on_delete = json!({"updateStrategy": {"type": "OnDelete"}});
-        assert_eq!(stateful_set_with(on_delete, json!({"updatedReplicas": 0})), "ready");
-        assert_eq!(stateful_set_with(json!({"replicas": 0}), json!({})), "surplus replicas to end | 2 still there");
+        assert_eq!(
+            stateful_set_with(on_delete, json!({"updatedReplicas": 0})),
+            "ready"
+        );
+        assert_eq!(
+            stateful_set_with(json!({"replicas": 0}), json!({})),
+            "surplus replicas to end | 2 still there"
+        );
     }
 
     #[test]
@@ -308,12 +348,19 @@ mod tests {
             observed(daemon_set(&serde_json::from_value(object).unwrap())),
             "available pods on 2 nodes | 1 of 2 available"
         );
-        let job_with = |status: Value| observed(job(&serde_json::from_value(json!({"status": status})).unwrap()));
+        let job_with = |status: Value| {
+            observed(job(
+                &serde_json::from_value(json!({"status": status})).unwrap()
+            ))
+        };
         assert_eq!(
             job_with(json!({"active": 1})),
             "1 completions | 0 succeeded, 1 active, 0 failed"
         );
-        assert_eq!(job_with(json!({"conditions": [{"type": "Complete", "status": "True"}]})), "ready");
+        assert_eq!(
+            job_with(json!({"conditions": [{"type": "Complete", "status": "True"}]})),
+            "ready"
+        );
         assert_eq!(
             job_with(json!({"conditions": [{"type": "Failed", "status": "True",
                 "reason": "BackoffLimitExceeded", "message": "too many"}]})),

@@ -105,7 +105,10 @@ impl fmt::Display for StuckWorkload {
 }
 
 fn list(workloads: &[StuckWorkload]) -> String {
-    workloads.iter().map(|workload| format!("\n  {workload}")).collect()
+    workloads
+        .iter()
+        .map(|workload| format!("\n  {workload}"))
+        .collect()
 }
 
 /// Why a rollout is not complete.
@@ -119,7 +122,21 @@ pub enum RolloutError {
         workloads: Vec<StuckWorkload>,
     },
     #[error("the API server does not let this kubeconfig's user watch the rollout")]
-    Forbidden { source: Box<kube::runtime::watcher::Error> },
+    Forbidden {
+        source: Box<kube::runtime::watcher::Error>,
+    },
+}
+
+/// How to wait.
+#[derive(Debug, Clone)]
+pub struct WaitOptions {
+    /// For all workloads together.
+    pub timeout: Duration,
+    /// How long everything must have been ready without a break. Zero after an apply, whose changes
+    /// reset what is observed. After a start the API server first shows what was true before the stop,
+    /// until the kubelets correct it some seconds later.
+    pub hold: Duration,
+    pub patience: Patience,
 }
 
 /// Waits until all of `workloads` are ready at the same time. `applied` are the objects whose Secrets
@@ -128,20 +145,22 @@ pub async fn wait_for_rollouts(
     client: &kube::Client,
     workloads: &[Workload],
     applied: &[Desired],
-    timeout: Duration,
-    patience: &Patience,
+    options: &WaitOptions,
     reporter: &dyn Reporter,
 ) -> Result<(), RolloutError> {
+    let timeout = options.timeout;
     if workloads.is_empty() {
         return Ok(());
     }
     let mut redactor = Redactor::default();
-    applied.iter().for_each(|desired| redactor.learn(&desired.object));
+    applied
+        .iter()
+        .for_each(|desired| redactor.learn(&desired.object));
     let (view, mut signals) = watch::start(client, workloads);
     let mut wait = Wait {
         client,
         workloads,
-        patience,
+        patience: &options.patience,
         reporter,
         redactor,
         view,
@@ -151,6 +170,7 @@ pub async fn wait_for_rollouts(
     let give_up = tokio::time::sleep(timeout);
     tokio::pin!(give_up);
     let mut tick = tokio::time::interval(TICK);
+    let mut ready_since: Option<Instant> = None;
     loop {
         tokio::select! {
             () = &mut give_up => {
@@ -166,8 +186,12 @@ pub async fn wait_for_rollouts(
             _ = tick.tick() => {}
         }
         if wait.look() {
-            return Ok(());
+            if ready_since.get_or_insert_with(Instant::now).elapsed() >= options.hold {
+                return Ok(());
+            }
+            continue;
         }
+        ready_since = None;
         let definite = wait.definite(Instant::now());
         if !definite.is_empty() {
             return Err(RolloutError::Failed {
@@ -180,7 +204,8 @@ pub async fn wait_for_rollouts(
 fn is_forbidden(error: &kube::runtime::watcher::Error) -> bool {
     use kube::runtime::watcher::Error;
     match error {
-        Error::InitialListFailed(kube::Error::Api(status)) | Error::WatchStartFailed(kube::Error::Api(status)) => {
+        Error::InitialListFailed(kube::Error::Api(status))
+        | Error::WatchStartFailed(kube::Error::Api(status)) => {
             matches!(status.code, 401 | 403)
         }
         _ => false,
@@ -210,12 +235,16 @@ impl Wait<'_> {
             let Assessment { progress, symptoms } = self.view.assess(workload);
             let event = match progress {
                 Progress::Ready => {
-                    self.troubles.retain(|(troubled, _, _), _| troubled != workload);
+                    self.troubles
+                        .retain(|(troubled, _, _), _| troubled != workload);
                     ApplyEvent::Ready {
                         workload: workload.clone(),
                     }
                 }
-                Progress::Waiting { condition, observed } => {
+                Progress::Waiting {
+                    condition,
+                    observed,
+                } => {
                     all_ready = false;
                     self.remember(workload, &symptoms, now);
                     ApplyEvent::Waiting {
@@ -241,8 +270,9 @@ impl Wait<'_> {
     }
 
     fn remember(&mut self, workload: &Workload, symptoms: &[Symptom], now: Instant) {
-        self.troubles
-            .retain(|(troubled, uid, _), _| troubled != workload || symptoms.iter().any(|symptom| symptom.uid == *uid));
+        self.troubles.retain(|(troubled, uid, _), _| {
+            troubled != workload || symptoms.iter().any(|symptom| symptom.uid == *uid)
+        });
         for symptom in symptoms {
             self.troubles
                 .entry((workload.clone(), symptom.uid.clone(), symptom.cause))
@@ -257,15 +287,18 @@ impl Wait<'_> {
             .filter(|workload| {
                 let assessment = self.view.assess(workload);
                 let outlasted = |symptom: &Symptom| {
-                    let since = self
-                        .troubles
-                        .get(&((*workload).clone(), symptom.uid.clone(), symptom.cause));
+                    let since = self.troubles.get(&(
+                        (*workload).clone(),
+                        symptom.uid.clone(),
+                        symptom.cause,
+                    ));
                     match (since, self.patience.with(symptom.cause)) {
                         (Some(since), Some(patience)) => now.duration_since(*since) >= patience,
                         _ => false,
                     }
                 };
-                matches!(assessment.progress, Progress::Failed { .. }) || assessment.symptoms.iter().any(outlasted)
+                matches!(assessment.progress, Progress::Failed { .. })
+                    || assessment.symptoms.iter().any(outlasted)
             })
             .cloned()
             .collect()
@@ -278,7 +311,10 @@ impl Wait<'_> {
             let Assessment { progress, symptoms } = self.view.assess(workload);
             let (condition, observed) = match progress {
                 Progress::Ready => continue,
-                Progress::Waiting { condition, observed } => (condition, observed),
+                Progress::Waiting {
+                    condition,
+                    observed,
+                } => (condition, observed),
                 Progress::Failed { reason } => ("its rollout".to_owned(), reason),
             };
             let mut reasons = Vec::new();
@@ -305,7 +341,10 @@ impl Wait<'_> {
 
     async fn describe(&self, workload: &Workload, symptom: &Symptom) -> String {
         let mut text = match (&symptom.container, symptom.cause) {
-            (Some(container), _) => format!("pod {}, container {container}: {}", symptom.pod, symptom.message),
+            (Some(container), _) => format!(
+                "pod {}, container {container}: {}",
+                symptom.pod, symptom.message
+            ),
             (None, Cause::Creation) => format!("no pod can be created: {}", symptom.message),
             (None, _) => format!("pod {}: {}", symptom.pod, symptom.message),
         };
@@ -316,7 +355,8 @@ impl Wait<'_> {
                 Ok(log) if log.trim().is_empty() => text.push_str("\nit wrote nothing to its log"),
                 Ok(log) => {
                     text.push_str("\nits last lines:");
-                    log.lines().for_each(|line| text.push_str(&format!("\n| {line}")));
+                    log.lines()
+                        .for_each(|line| text.push_str(&format!("\n| {line}")));
                 }
                 Err(error) => text.push_str(&format!("\nits log cannot be read: {error}")),
             }
@@ -324,7 +364,12 @@ impl Wait<'_> {
         text
     }
 
-    async fn last_lines(&self, workload: &Workload, pod: &str, container: &str) -> kube::Result<String> {
+    async fn last_lines(
+        &self,
+        workload: &Workload,
+        pod: &str,
+        container: &str,
+    ) -> kube::Result<String> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &workload.namespace);
         let parameters = LogParams {
             container: Some(container.to_owned()),

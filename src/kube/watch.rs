@@ -44,9 +44,15 @@ pub(super) struct Assessment {
 }
 
 /// Starts to watch what these workloads need; the view follows while the stream is polled.
-pub(super) fn start(client: &kube::Client, workloads: &[Workload]) -> (View, SelectAll<BoxStream<'static, Signal>>) {
+pub(super) fn start(
+    client: &kube::Client,
+    workloads: &[Workload],
+) -> (View, SelectAll<BoxStream<'static, Signal>>) {
     let mut signals = SelectAll::new();
-    let names: BTreeSet<&str> = workloads.iter().map(|workload| workload.namespace.as_str()).collect();
+    let names: BTreeSet<&str> = workloads
+        .iter()
+        .map(|workload| workload.namespace.as_str())
+        .collect();
     let namespaces = names
         .into_iter()
         .map(|name| {
@@ -55,7 +61,6 @@ pub(super) fn start(client: &kube::Client, workloads: &[Workload]) -> (View, Sel
                     .iter()
                     .any(|workload| workload.namespace == name && workload.kind == kind)
             };
-            let all = true;
             Namespace {
                 name: name.to_owned(),
                 deployments: follow(client, name, has(WorkloadKind::Deployment), &mut signals),
@@ -63,9 +68,9 @@ pub(super) fn start(client: &kube::Client, workloads: &[Workload]) -> (View, Sel
                 stateful_sets: follow(client, name, has(WorkloadKind::StatefulSet), &mut signals),
                 daemon_sets: follow(client, name, has(WorkloadKind::DaemonSet), &mut signals),
                 jobs: follow(client, name, has(WorkloadKind::Job), &mut signals),
-                pods: follow(client, name, all, &mut signals),
-                claims: follow(client, name, all, &mut signals),
-                events: follow(client, name, all, &mut signals),
+                pods: follow(client, name, true, &mut signals),
+                claims: follow(client, name, true, &mut signals),
+                events: follow(client, name, true, &mut signals),
             }
         })
         .collect();
@@ -103,25 +108,32 @@ fn changes<K>(
 where
     K: kube::Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
 {
-    events
-        .default_backoff()
-        .reflect(writer)
-        .map_ok(|_| ())
+    events.default_backoff().reflect(writer).map_ok(|_| ())
 }
 
-fn named<K: kube::Resource<DynamicType = ()> + Clone>(store: &Store<K>, name: &str) -> Option<Arc<K>> {
+fn named<K: kube::Resource<DynamicType = ()> + Clone>(
+    store: &Store<K>,
+    name: &str,
+) -> Option<Arc<K>> {
     store.find(|object| object.meta().name.as_deref() == Some(name))
 }
 
 fn owned_by(metadata: &ObjectMeta, uid: &str) -> bool {
-    metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid)
+    metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|owner| owner.uid == uid)
 }
 
 const REVISION: &str = "deployment.kubernetes.io/revision";
 
 impl View {
     pub(super) fn assess(&self, workload: &Workload) -> Assessment {
-        let namespace = self.namespaces.iter().find(|namespace| namespace.name == workload.namespace);
+        let namespace = self
+            .namespaces
+            .iter()
+            .find(|namespace| namespace.name == workload.namespace);
         namespace.map_or(
             Assessment {
                 progress: rollout::unseen(),
@@ -137,7 +149,9 @@ impl Namespace {
         let name = workload.name.as_str();
         let (progress, metadata) = match workload.kind {
             WorkloadKind::Deployment => judge(named(&self.deployments, name), rollout::deployment),
-            WorkloadKind::StatefulSet => judge(named(&self.stateful_sets, name), rollout::stateful_set),
+            WorkloadKind::StatefulSet => {
+                judge(named(&self.stateful_sets, name), rollout::stateful_set)
+            }
             WorkloadKind::DaemonSet => judge(named(&self.daemon_sets, name), rollout::daemon_set),
             WorkloadKind::Job => judge(named(&self.jobs, name), rollout::job),
         };
@@ -159,14 +173,16 @@ impl Namespace {
             .pods
             .state_filter(|pod| owners.iter().any(|uid| owned_by(&pod.metadata, uid)));
         let claims = self.claims.state();
+        let outdated = self.outdated_pods(workload);
         let mut symptoms: Vec<_> = pods
             .iter()
+            .filter(|pod| !(outdated.replaced && outdated.holds(pod)))
             .filter_map(|pod| {
                 let mut symptom = diagnose::pod(pod, &claims_of(pod, &claims), &events)?;
-                if workload.kind == WorkloadKind::StatefulSet && self.is_outdated(pod, &workload.name) {
+                if outdated.holds(pod) {
                     symptom.message.push_str(
-                        "\nthis pod is of the previous revision, and a StatefulSet does not replace a broken pod by \
-                         itself: delete it to let the new one start",
+                        "\nthis pod is of the previous revision, and an ordered StatefulSet does not replace a broken \
+                         pod by itself: delete it to let the new one start",
                     );
                 }
                 Some(symptom)
@@ -185,37 +201,83 @@ impl Namespace {
         let revision = deployment.annotations.as_ref()?.get(REVISION)?;
         let newest = self.replica_sets.find(|set| {
             owned_by(&set.metadata, uid)
-                && set.metadata.annotations.as_ref().and_then(|annotations| annotations.get(REVISION)) == Some(revision)
+                && set
+                    .metadata
+                    .annotations
+                    .as_ref()
+                    .and_then(|annotations| annotations.get(REVISION))
+                    == Some(revision)
         })?;
         newest.metadata.uid.clone()
     }
 
-    fn is_outdated(&self, pod: &Pod, stateful_set: &str) -> bool {
-        let revision = pod
-            .metadata
-            .labels
-            .as_ref()
-            .and_then(|labels| labels.get("controller-revision-hash"));
-        let newest = named(&self.stateful_sets, stateful_set).and_then(|set| set.status.clone()?.update_revision);
-        revision.is_some() && newest.is_some() && revision != newest.as_ref()
+    fn outdated_pods(&self, workload: &Workload) -> Outdated {
+        if workload.kind != WorkloadKind::StatefulSet {
+            return Outdated::default();
+        }
+        named(&self.stateful_sets, &workload.name).map_or_else(Outdated::default, |set| {
+            let policy = set
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.pod_management_policy.as_deref());
+            Outdated {
+                newest: set
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.update_revision.clone()),
+                replaced: policy == Some("Parallel"),
+            }
+        })
     }
 }
 
-fn judge<K: kube::Resource>(object: Option<Arc<K>>, rule: fn(&K) -> Progress) -> (Progress, Option<ObjectMeta>) {
+/// Tells a StatefulSet's pods of earlier revisions from those of the newest.
+#[derive(Default)]
+struct Outdated {
+    newest: Option<String>,
+    /// Whether the controller replaces them even while they are broken, which it does unless it keeps
+    /// the pods' order (kubernetes/kubernetes#67250).
+    replaced: bool,
+}
+
+impl Outdated {
+    fn holds(&self, pod: &Pod) -> bool {
+        let labels = pod.metadata.labels.as_ref();
+        let revision = labels.and_then(|labels| labels.get("controller-revision-hash"));
+        revision.is_some() && self.newest.is_some() && revision != self.newest.as_ref()
+    }
+}
+
+fn judge<K: kube::Resource>(
+    object: Option<Arc<K>>,
+    rule: fn(&K) -> Progress,
+) -> (Progress, Option<ObjectMeta>) {
     match object {
         Some(object) => (rule(&object), Some(object.meta().clone())),
         None => (rollout::unseen(), None),
     }
 }
 
-fn claims_of<'a>(pod: &Pod, claims: &'a [Arc<PersistentVolumeClaim>]) -> Vec<&'a PersistentVolumeClaim> {
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+fn claims_of<'a>(
+    pod: &Pod,
+    claims: &'a [Arc<PersistentVolumeClaim>],
+) -> Vec<&'a PersistentVolumeClaim> {
+    let volumes = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten());
     let names: Vec<_> = volumes
         .filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.as_str()))
         .collect();
     claims
         .iter()
         .map(AsRef::as_ref)
-        .filter(|claim| claim.metadata.name.as_deref().is_some_and(|name| names.contains(&name)))
+        .filter(|claim| {
+            claim
+                .metadata
+                .name
+                .as_deref()
+                .is_some_and(|name| names.contains(&name))
+        })
         .collect()
 }

@@ -41,7 +41,9 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, ManifestError> {
     for entry in std::fs::read_dir(directory).map_err(read_error)? {
         let path = entry.map_err(read_error)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let stem = name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".yml"));
+        let stem = name
+            .strip_suffix(".yaml")
+            .or_else(|| name.strip_suffix(".yml"));
         let wanted = stem.is_some_and(|stem| !stem.ends_with(".example") && !stem.starts_with('.'));
         if wanted && path.is_file() {
             files.push(path);
@@ -61,14 +63,20 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Vec<Manifest<Unpinned>>, 
 }
 
 /// A document's object, or the objects of a List.
-fn collect(node: &Located, file: &Path, manifests: &mut Vec<Manifest<Unpinned>>) -> Result<(), ManifestError> {
+fn collect(
+    node: &Located,
+    file: &Path,
+    manifests: &mut Vec<Manifest<Unpinned>>,
+) -> Result<(), ManifestError> {
     let kind = required(node, "kind", file)?;
     match node.value.get("items") {
         Some(items) if kind.ends_with("List") => {
             let Some(items) = items.value.as_list() else {
                 return Err(invalid(items, file, "the items of a List must be a list"));
             };
-            items.iter().try_for_each(|item| collect(item, file, manifests))
+            items
+                .iter()
+                .try_for_each(|item| collect(item, file, manifests))
         }
         _ => {
             manifests.push(manifest(node, kind, file)?);
@@ -80,7 +88,11 @@ fn collect(node: &Located, file: &Path, manifests: &mut Vec<Manifest<Unpinned>>)
 fn manifest(node: &Located, kind: &str, file: &Path) -> Result<Manifest<Unpinned>, ManifestError> {
     let api_version = required(node, "apiVersion", file)?;
     let Some(metadata) = node.value.get("metadata") else {
-        return Err(invalid(node, file, format!("{kind} has no metadata; give it a metadata.name")));
+        return Err(invalid(
+            node,
+            file,
+            format!("{kind} has no metadata; give it a metadata.name"),
+        ));
     };
     let name = match required(metadata, "metadata.name", file) {
         Ok(name) => name,
@@ -126,7 +138,11 @@ fn manifest(node: &Located, kind: &str, file: &Path) -> Result<Manifest<Unpinned
 
 /// A string that must be there and not be empty; `path` is the field's path from the object on, its
 /// last part the key.
-pub(super) fn required<'a>(node: &'a Located, path: &str, file: &Path) -> Result<&'a str, ManifestError> {
+pub(super) fn required<'a>(
+    node: &'a Located,
+    path: &str,
+    file: &Path,
+) -> Result<&'a str, ManifestError> {
     let key = path.rsplit('.').next().unwrap_or(path);
     if !matches!(node.value, Node::Map(_)) {
         return Err(invalid(
@@ -147,7 +163,10 @@ pub(super) fn required<'a>(node: &'a Located, path: &str, file: &Path) -> Result
         None => Err(invalid(
             value,
             file,
-            format!("{path} must be a string, found {}; quote it", value.value.type_name()),
+            format!(
+                "{path} must be a string, found {}; quote it",
+                value.value.type_name()
+            ),
         )),
     }
 }
@@ -172,7 +191,10 @@ fn refuse_duplicates(manifests: &[Manifest<Unpinned>]) -> Result<(), ManifestErr
     let mut seen = HashMap::new();
     for manifest in manifests {
         // One group may be written in several versions; the object is the same.
-        let group = manifest.api_version.split_once('/').map_or("", |(group, _)| group);
+        let group = manifest
+            .api_version
+            .split_once('/')
+            .map_or("", |(group, _)| group);
         let key = (group, &manifest.kind, &manifest.namespace, &manifest.name);
         if let Some(first) = seen.insert(key, &manifest.origin) {
             return Err(ManifestError::Duplicate {
@@ -222,14 +244,20 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_its_place() {
-        assert_eq!(error("kind: X\nmetadata: {name: a}\n"), "a.yaml:1:1: apiVersion is missing");
+        assert_eq!(
+            error("kind: X\nmetadata: {name: a}\n"),
+            "a.yaml:1:1: apiVersion is missing"
+        );
         assert_eq!(error("apiVersion: v1\n"), "a.yaml:1:1: kind is missing");
         assert_eq!(
             error("apiVersion: v1\nkind: Pod\nmetadata:\n  name: 5\n"),
             "a.yaml:4:9: metadata.name must be a string, found a number; quote it"
         );
         assert!(error("- a\n").contains("found a list"));
-        assert!(error("apiVersion: v1\nkind: Pod\nmetadata:\n  generateName: a-\n").contains("generateName"));
+        assert!(
+            error("apiVersion: v1\nkind: Pod\nmetadata:\n  generateName: a-\n")
+                .contains("generateName")
+        );
     }
 
     #[test]
@@ -241,7 +269,8 @@ mod tests {
     #[test]
     fn the_folder_is_read_by_name_without_examples() {
         let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         write("b.yaml", &CONFIG_MAP.replace("one", "b"));
         write("a.yml", &CONFIG_MAP.replace("one", "a"));
         write("secrets.example.yaml", "not: [read");
@@ -253,13 +282,19 @@ mod tests {
 
         write("c.yaml", &CONFIG_MAP.replace("one", "b"));
         let error = Stack::load(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("c.yaml:1:1: ConfigMap b is already defined at"), "{error}");
+        assert!(
+            error.contains("c.yaml:1:1: ConfigMap b is already defined at"),
+            "{error}"
+        );
     }
 
     #[test]
     fn an_empty_folder_and_a_missing_one_are_errors() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(Stack::load(folder.path()), Err(ManifestError::Empty { .. })));
+        assert!(matches!(
+            Stack::load(folder.path()),
+            Err(ManifestError::Empty { .. })
+        ));
         assert!(matches!(
             Stack::load(&folder.path().join("none")),
             Err(ManifestError::Read { .. })

@@ -17,7 +17,9 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub use order::{Stage, WAVE_ANNOTATION, Wave};
-pub use secrets::{EXAMPLE_FILE, SECRETS_FILE, SecretsError, SecretsOutcome, ensure_secrets, secrets_needed};
+pub use secrets::{
+    EXAMPLE_FILE, SECRETS_FILE, SecretsError, SecretsOutcome, ensure_secrets, secrets_needed,
+};
 pub use storage::SHARED_STORAGE_CLASS;
 
 /// Images may still be named by tag.
@@ -38,7 +40,13 @@ pub struct Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}:{}", self.file.display(), self.line, self.column)
+        write!(
+            formatter,
+            "{}:{}:{}",
+            self.file.display(),
+            self.line,
+            self.column
+        )
     }
 }
 
@@ -91,7 +99,9 @@ pub struct Stack<State> {
 /// Why a stack cannot be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    #[error("cannot read the manifests in {path}; name the folder with --manifests or in orch.yaml")]
+    #[error(
+        "cannot read the manifests in {path}; name the folder with --manifests or in orch.yaml"
+    )]
     Read {
         path: PathBuf,
         source: std::io::Error,

@@ -35,9 +35,21 @@ impl Stage {
     fn of(kind: &str) -> Self {
         match kind {
             "Namespace" | "CustomResourceDefinition" => Self::Foundation,
-            "ServiceAccount" | "Role" | "RoleBinding" | "ClusterRole" | "ClusterRoleBinding" | "ConfigMap"
-            | "Secret" | "StorageClass" | "PersistentVolume" | "PersistentVolumeClaim" | "PriorityClass"
-            | "ResourceQuota" | "LimitRange" | "NetworkPolicy" | "PodDisruptionBudget" => Self::Prerequisite,
+            "ServiceAccount"
+            | "Role"
+            | "RoleBinding"
+            | "ClusterRole"
+            | "ClusterRoleBinding"
+            | "ConfigMap"
+            | "Secret"
+            | "StorageClass"
+            | "PersistentVolume"
+            | "PersistentVolumeClaim"
+            | "PriorityClass"
+            | "ResourceQuota"
+            | "LimitRange"
+            | "NetworkPolicy"
+            | "PodDisruptionBudget" => Self::Prerequisite,
             "Service" | "Ingress" | "IngressClass" => Self::Network,
             "HorizontalPodAutoscaler" => Self::Autoscaler,
             _ => Self::Workload,
@@ -65,7 +77,11 @@ impl Stack<Pinned> {
         }
         waves
             .into_iter()
-            .map(|((stage, wave), manifests)| Wave { stage, wave, manifests })
+            .map(|((stage, wave), manifests)| Wave {
+                stage,
+                wave,
+                manifests,
+            })
             .collect()
     }
 }

@@ -51,7 +51,9 @@ fn is_pinned(image: &str) -> bool {
     image.rsplit_once("@sha256:").is_some_and(|(name, digest)| {
         !name.is_empty()
             && digest.len() == 64
-            && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+            && digest
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     })
 }
 
@@ -93,7 +95,11 @@ fn image_of<'a>(list: &str, item: &'a Located) -> Option<&'a Located> {
 }
 
 fn image_use(item: &Located, image: &Located, file: &Path) -> ImageUse {
-    let text = |node: Option<&Located>| node.and_then(|node| node.value.as_str()).unwrap_or_default().to_owned();
+    let text = |node: Option<&Located>| {
+        node.and_then(|node| node.value.as_str())
+            .unwrap_or_default()
+            .to_owned()
+    };
     ImageUse {
         container: text(item.value.get("name")),
         image: text(Some(image)),
@@ -104,7 +110,12 @@ fn image_use(item: &Located, image: &Located, file: &Path) -> ImageUse {
 pub(super) fn list(images: &[ImageUse]) -> String {
     images
         .iter()
-        .map(|used| format!("\n  {}: {:?} (container {})", used.origin, used.image, used.container))
+        .map(|used| {
+            format!(
+                "\n  {}: {:?} (container {})",
+                used.origin, used.image, used.container
+            )
+        })
         .collect()
 }
 

@@ -67,15 +67,27 @@ pub fn ensure_secrets(directory: &Path) -> Result<SecretsOutcome, SecretsError> 
     let example = directory.join(EXAMPLE_FILE);
     let text = match std::fs::read_to_string(&example) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SecretsOutcome::NotNeeded),
-        Err(source) => return Err(SecretsError::Read { path: example, source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(SecretsOutcome::NotNeeded);
+        }
+        Err(source) => {
+            return Err(SecretsError::Read {
+                path: example,
+                source,
+            });
+        }
     };
     let content = generate(&text, &example)?;
     match files::create_private(&target, content.as_bytes()) {
         Ok(()) => Ok(SecretsOutcome::Generated(target)),
         // Another run was faster, and its values are the ones in use.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(SecretsOutcome::Present(target)),
-        Err(source) => Err(SecretsError::Write { path: target, source }),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Ok(SecretsOutcome::Present(target))
+        }
+        Err(source) => Err(SecretsError::Write {
+            path: target,
+            source,
+        }),
     }
 }
 
@@ -87,7 +99,8 @@ fn generate(example: &str, path: &Path) -> Result<Zeroizing<String>, ManifestErr
         collect_placeholders(&document, example, path, &mut wanted)?;
     }
     // Reserved whole: a buffer that grows leaves its old bytes behind.
-    let room = HEADER.len() + example.len() + wanted.values().map(|(_, length)| length).sum::<usize>();
+    let room =
+        HEADER.len() + example.len() + wanted.values().map(|(_, length)| length).sum::<usize>();
     let mut output = Zeroizing::new(String::with_capacity(room));
     output.push_str(HEADER);
     let mut copied = 0;
@@ -127,10 +140,18 @@ fn collect_placeholders(
         ));
     }
     if let Some(data) = document.value.get("data") {
-        return Err(load::invalid(data, path, "write stringData instead of data, in plain text"));
+        return Err(load::invalid(
+            data,
+            path,
+            "write stringData instead of data, in plain text",
+        ));
     }
     let Some(Node::Map(entries)) = document.value.get("stringData").map(|node| &node.value) else {
-        return Err(load::invalid(document, path, "a Secret of the example needs stringData, a map"));
+        return Err(load::invalid(
+            document,
+            path,
+            "a Secret of the example needs stringData, a map",
+        ));
     };
     for (key, value) in entries {
         let Some(content) = value.value.as_str() else {
@@ -168,7 +189,10 @@ fn collect_placeholders(
 
 fn placeholder_length(content: &str) -> Option<usize> {
     let length = content.strip_prefix(PLACEHOLDER)?.strip_suffix('>')?;
-    length.parse().ok().filter(|length| LENGTHS.contains(length))
+    length
+        .parse()
+        .ok()
+        .filter(|length| LENGTHS.contains(length))
 }
 
 /// The placeholder's bytes inside the scalar that defines the value.
@@ -185,7 +209,9 @@ pub(super) fn find_placeholder(node: &Located) -> Option<&Located> {
     match &node.value {
         Node::String(text) => text.starts_with(PLACEHOLDER).then_some(node),
         Node::List(items) => items.iter().find_map(find_placeholder),
-        Node::Map(entries) => entries.iter().find_map(|(_, value)| find_placeholder(value)),
+        Node::Map(entries) => entries
+            .iter()
+            .find_map(|(_, value)| find_placeholder(value)),
         _ => None,
     }
 }
@@ -249,7 +275,10 @@ stringData:
     #[test]
     fn the_file_is_private_and_written_once() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(ensure_secrets(folder.path()).unwrap(), SecretsOutcome::NotNeeded);
+        assert_eq!(
+            ensure_secrets(folder.path()).unwrap(),
+            SecretsOutcome::NotNeeded
+        );
         std::fs::write(folder.path().join(EXAMPLE_FILE), EXAMPLE).unwrap();
         let target = folder.path().join(SECRETS_FILE);
         assert_eq!(secrets_needed(folder.path()), Some(target.clone()));
@@ -272,12 +301,36 @@ stringData:
     #[test]
     fn an_example_that_cannot_be_filled_in_writes_nothing() {
         for (from, to, expected) in [
-            ("<generate:32>\n", "<generate:8>\n", "secrets.example.yaml:7:13: a placeholder"),
-            ("<generate:32>\n", "x<generate:32>\n", "secrets.example.yaml:7:13: a placeholder"),
-            ("<generate:32>\n", "12345678\n", "secrets.example.yaml:7:13: stringData.password must"),
-            ("stringData:\n  username", "data:\n  username", "secrets.example.yaml:6:3: write stringData"),
-            ("kind: Secret\nmetadata: {name: db}", "kind: Pod\nmetadata: {name: db}", "Secrets only"),
-            ("<generate:32>\n", "|\n    <generate:32>\n", "secrets.example.yaml:8:5: a placeholder"),
+            (
+                "<generate:32>\n",
+                "<generate:8>\n",
+                "secrets.example.yaml:7:13: a placeholder",
+            ),
+            (
+                "<generate:32>\n",
+                "x<generate:32>\n",
+                "secrets.example.yaml:7:13: a placeholder",
+            ),
+            (
+                "<generate:32>\n",
+                "12345678\n",
+                "secrets.example.yaml:7:13: stringData.password must",
+            ),
+            (
+                "stringData:\n  username",
+                "data:\n  username",
+                "secrets.example.yaml:6:3: write stringData",
+            ),
+            (
+                "kind: Secret\nmetadata: {name: db}",
+                "kind: Pod\nmetadata: {name: db}",
+                "Secrets only",
+            ),
+            (
+                "<generate:32>\n",
+                "|\n    <generate:32>\n",
+                "secrets.example.yaml:8:5: a placeholder",
+            ),
         ] {
             let folder = tempfile::tempdir().unwrap();
             std::fs::write(folder.path().join(EXAMPLE_FILE), EXAMPLE.replace(from, to)).unwrap();

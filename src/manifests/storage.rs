@@ -13,18 +13,23 @@ pub const SHARED_STORAGE_CLASS: &str = "orch-shared";
 impl Stack<Unpinned> {
     /// Moves every claim of the shared class to `class`.
     pub fn with_storage_class(mut self, class: &str) -> Self {
-        self.manifests.retain(|manifest| match manifest.kind.as_str() {
-            "PersistentVolume" => manifest.object.pointer("/spec/storageClassName") != Some(&shared()),
-            "StorageClass" => manifest.name != SHARED_STORAGE_CLASS,
-            _ => true,
-        });
+        self.manifests
+            .retain(|manifest| match manifest.kind.as_str() {
+                "PersistentVolume" => {
+                    manifest.object.pointer("/spec/storageClassName") != Some(&shared())
+                }
+                "StorageClass" => manifest.name != SHARED_STORAGE_CLASS,
+                _ => true,
+            });
         for manifest in &mut self.manifests {
             match manifest.kind.as_str() {
                 "PersistentVolumeClaim" => replace_class(&mut manifest.object, class),
                 "StatefulSet" => {
                     let templates = manifest.object.pointer_mut("/spec/volumeClaimTemplates");
                     if let Some(templates) = templates.and_then(Value::as_array_mut) {
-                        templates.iter_mut().for_each(|claim| replace_class(claim, class));
+                        templates
+                            .iter_mut()
+                            .for_each(|claim| replace_class(claim, class));
                     }
                 }
                 _ => {}
@@ -44,7 +49,10 @@ fn replace_class(claim: &mut Value, class: &str) {
         return;
     };
     if spec.get("storageClassName") == Some(&shared()) {
-        spec.insert("storageClassName".to_owned(), Value::String(class.to_owned()));
+        spec.insert(
+            "storageClassName".to_owned(),
+            Value::String(class.to_owned()),
+        );
         spec.remove("volumeName");
     }
 }
@@ -75,7 +83,11 @@ mod tests {
             manifests: load::parse(text, Path::new("a.yaml")).unwrap(),
         }
         .with_storage_class("fast");
-        let objects: Vec<_> = stack.manifests.iter().map(|m| m.object["spec"].to_string()).collect();
+        let objects: Vec<_> = stack
+            .manifests
+            .iter()
+            .map(|m| m.object["spec"].to_string())
+            .collect();
         insta::assert_debug_snapshot!(objects, @r#"
         [
             "{\"storageClassName\":\"nfs\"}",

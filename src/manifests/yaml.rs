@@ -115,9 +115,9 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Node, E> {
-        Number::from_f64(value)
-            .map(Node::Number)
-            .ok_or_else(|| E::custom("a number that is infinite or not a number has no JSON form; quote it"))
+        Number::from_f64(value).map(Node::Number).ok_or_else(|| {
+            E::custom("a number that is infinite or not a number has no JSON form; quote it")
+        })
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Node, E> {
@@ -195,7 +195,9 @@ mod tests {
 
     #[test]
     fn scalars_mean_what_they_mean_to_kubectl() {
-        let value = json("mode: 0440\nnew: 0o440\non: \"yes\"\nbare: yes\ncpu: 0.5\nnone: ~\ndate: 2024-01-01\n");
+        let value = json(
+            "mode: 0440\nnew: 0o440\non: \"yes\"\nbare: yes\ncpu: 0.5\nnone: ~\ndate: 2024-01-01\n",
+        );
         insta::assert_json_snapshot!(value, @r#"
         {
           "mode": 288,
@@ -234,13 +236,17 @@ mod tests {
 
     #[test]
     fn a_duplicate_key_is_an_error_with_its_place() {
-        let error = parse("a: 1\nb: 2\na: 3\n", Path::new("dir/a.yaml")).err().unwrap();
+        let error = parse("a: 1\nb: 2\na: 3\n", Path::new("dir/a.yaml"))
+            .err()
+            .unwrap();
         assert!(error.to_string().starts_with("dir/a.yaml:3:1: "), "{error}");
     }
 
     #[test]
     fn a_helm_template_is_named() {
-        let error = parse("a: b\nname: {{ .Values.name }}\n", Path::new("a.yaml")).err().unwrap();
+        let error = parse("a: b\nname: {{ .Values.name }}\n", Path::new("a.yaml"))
+            .err()
+            .unwrap();
         assert!(error.to_string().starts_with("a.yaml:2:"), "{error}");
         assert!(error.to_string().contains("Helm"), "{error}");
     }
