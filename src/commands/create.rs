@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Context, cluster, doctor, machines, manifests, publish};
+use super::{Context, cluster, doctor, machines, manifests, publish, status};
 use crate::artifacts::{Artifacts, Source};
 use crate::cli::CreateArgs;
 use crate::exit::{Exit, WithExit as _};
@@ -20,6 +20,7 @@ pub(super) async fn run(context: &Context, arguments: &CreateArgs) -> anyhow::Re
     tokio::try_join!(machines_up(context), images(context))?;
     publish::attach_registry(context).await?;
     manifests::apply_all(context, arguments.timeout).await?;
+    status::report(context, Some(&artifacts)).await?;
     cluster::finish(context, "cluster created");
     Ok(())
 }
@@ -33,7 +34,8 @@ pub(super) async fn start(context: &Context) -> anyhow::Result<()> {
     doctor::preflight(context).await?;
     machines_up(context).await?;
     publish::start_registry(context).await?;
-    manifests::apply_all(context, 600).await?;
+    manifests::wait_all(context).await?;
+    status::report(context, None).await?;
     cluster::finish(context, "cluster started");
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Context, doctor, publish};
+use super::{Context, doctor, manifests, publish};
 use crate::artifacts::{self, Artifacts};
 use crate::config::{K3sSource, Role};
 use crate::exit::{Exit, WithExit as _};
@@ -101,7 +101,8 @@ pub(super) async fn prepare(
             .exit(Exit::Machine, "hashing K3s's assets")?,
         sha256: artifacts.sha256.clone(),
         mirror: mirror(context)?,
-        volumes: Vec::new(),
+        subnet: config.network.subnet.value,
+        volumes: if config.storage.class.is_some() { Vec::new() } else { manifests::volume_directories(context)? },
         external_storage: config.storage.class.is_some(),
         state: &context.project.state(),
         provisioner: provisioner()?,

@@ -1,19 +1,25 @@
 //! `orch apply`, and the apply step of `create`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use orch_contract::{VolumeDirectory, node_paths};
+
 use super::Context;
-use super::apply::{ApplyOutcome, ApplySettings, StackSettings, run as apply};
+use super::apply::{self, ApplyError, ApplyOutcome, ApplySettings, StackSettings};
 use crate::cli::apply::ApplyArguments;
 use crate::exit::{Exit, WithExit as _};
 use crate::kube::Patience;
+use crate::manifests::Stack;
 use crate::ui::Step;
 
 /// How long a fresh API server may say that it is not ready.
 const SETTLE: Duration = Duration::from_secs(120);
+/// How long everything may take to run again after a start.
+const START_TIMEOUT: Duration = Duration::from_secs(600);
 
-fn stacks(context: &Context) -> Vec<StackSettings> {
+pub(super) fn stacks(context: &Context) -> Vec<StackSettings> {
     let stack = |stack: &crate::config::Stack| StackSettings {
         name: stack.name.clone(),
         manifests: context.path(&stack.manifests),
@@ -35,16 +41,19 @@ fn settings(context: &Context, timeout: Duration) -> ApplySettings {
     }
 }
 
-async fn run_in_step(step: &Arc<Step>, settings: &ApplySettings) -> anyhow::Result<ApplyOutcome> {
-    apply(settings, step.as_ref()).await.map_err(|error| {
+fn coded<T>(result: Result<T, ApplyError>, doing: &str) -> anyhow::Result<T> {
+    result.or_else(|error| {
         let exit = match error.exit_code() {
             3 => Exit::Input,
             130 => Exit::Interrupted,
             _ => Exit::Apply,
         };
-        let result: Result<(), _> = Err(error).exit(exit, "applying the manifests");
-        result.err().unwrap_or_else(|| anyhow::anyhow!("applying the manifests"))
+        Err(error).exit(exit, doing)
     })
+}
+
+async fn run_in_step(step: &Arc<Step>, settings: &ApplySettings) -> anyhow::Result<ApplyOutcome> {
+    coded(apply::run(settings, step.as_ref()).await, "applying the manifests")
 }
 
 /// `orch apply`.
@@ -88,5 +97,25 @@ pub(super) async fn apply_all(context: &Context, timeout: u64) -> anyhow::Result
     let outcome = run_in_step(&step, &settings(context, Duration::from_secs(timeout))).await?;
     let text = outcome.to_string();
     step.done(&text.lines().filter(|line| line.starts_with("stack ")).collect::<Vec<_>>().join("; "));
+    Ok(())
+}
+
+/// The directories that the stacks' volumes expect on the nodes.
+pub(super) fn volume_directories(context: &Context) -> anyhow::Result<Vec<VolumeDirectory>> {
+    let root = Path::new(node_paths::VOLUMES);
+    let mut directories = Vec::new();
+    for stack in stacks(context) {
+        let found = Stack::load(&stack.manifests).and_then(|loaded| loaded.volume_directories(root));
+        directories.extend(found.exit(Exit::Input, "reading the manifests' volumes")?);
+    }
+    Ok(directories)
+}
+
+/// Waits, after a start, until everything that was applied runs again.
+pub(super) async fn wait_all(context: &Context) -> anyhow::Result<()> {
+    let step = context.ui.step("rollouts");
+    let waited = apply::wait(&settings(context, START_TIMEOUT), step.as_ref()).await;
+    let ready = coded(waited, "waiting for the rollouts")?;
+    step.done(&format!("{} workloads ready", ready.len()));
     Ok(())
 }

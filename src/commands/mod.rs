@@ -11,6 +11,7 @@ mod kubeconfig;
 mod machines;
 mod manifests;
 mod publish;
+mod status;
 
 use clap::CommandFactory as _;
 
@@ -48,7 +49,7 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
         Command::Destroy => cluster::destroy(&context).await?,
         Command::Images(arguments) => return publish::run(&context, arguments).await,
         Command::Apply(arguments) => manifests::run(&context, &arguments).await?,
-        Command::Status => anyhow::bail!("wip"),
+        Command::Status => status::run(&context).await?,
         Command::Doctor(arguments) => return doctor::run(&context, arguments.fix).await,
         Command::Machines(MachinesCommand::Prepare { provider }) => {
             machines::prepare_for_vagrant(&context, provider).await?;

@@ -8,6 +8,7 @@ mod order;
 mod pinned;
 mod secrets;
 mod storage;
+mod volumes;
 mod yaml;
 
 use std::fmt;
@@ -21,6 +22,7 @@ pub use secrets::{
     EXAMPLE_FILE, SECRETS_FILE, SecretsError, SecretsOutcome, ensure_secrets, secrets_needed,
 };
 pub use storage::SHARED_STORAGE_CLASS;
+pub use volumes::VOLUME_OWNER_ANNOTATION;
 
 /// Images may still be named by tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +101,18 @@ pub struct Stack<State> {
 /// Why a stack cannot be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
+    #[error("{origin}: {owner:?} of PersistentVolume {volume} is no owner; write \"uid:gid\" in numbers")]
+    VolumeOwner {
+        origin: Origin,
+        volume: String,
+        owner: String,
+    },
+    #[error("{origin}: PersistentVolume {volume} is of class orch-shared, so its hostPath must lie below {}", root.display())]
+    VolumePath {
+        origin: Origin,
+        volume: String,
+        root: PathBuf,
+    },
     #[error(
         "cannot read the manifests in {path}; name the folder with --manifests or in orch.yaml"
     )]

@@ -237,6 +237,18 @@ pub struct Storage {
     pub path: PathBuf,
     /// NFS, server only: the networks or addresses that may mount it.
     pub clients: Vec<IpNet>,
+    /// Server only: what must exist below `path`, and whose it is.
+    pub directories: Vec<VolumeDirectory>,
+}
+
+/// A directory below the shared one, for one PersistentVolume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeDirectory {
+    /// Relative to [`Storage::path`].
+    pub path: PathBuf,
+    pub uid: u32,
+    pub gid: u32,
 }
 
 impl Default for Storage {
@@ -245,6 +257,7 @@ impl Default for Storage {
             kind: StorageKind::None,
             path: node_paths::VOLUMES.into(),
             clients: Vec::new(),
+            directories: Vec::new(),
         }
     }
 }
@@ -497,6 +510,14 @@ impl NodeConfig {
             absolute("artifacts.binary", path)?;
         }
         absolute("storage.path", &self.storage.path)?;
+        for (index, directory) in self.storage.directories.iter().enumerate() {
+            let mut parts = directory.path.components();
+            let inside = parts.clone().next().is_some()
+                && parts.all(|part| matches!(part, std::path::Component::Normal(_)));
+            require(inside, &format!("storage.directories[{index}].path"), || {
+                format!("{} does not stay below storage.path", directory.path.display())
+            })?;
+        }
         require(
             self.storage.kind != StorageKind::Nfs
                 || self.node.role == Role::Agent
@@ -585,6 +606,10 @@ mod tests {
                 "artifacts.sha256.k3s: ",
             ),
             (json!({"storage": {"path": "x"}}), "storage.path: "),
+            (
+                json!({"storage": {"directories": [{"path": "../x", "uid": 1, "gid": 1}]}}),
+                "storage.directories[0].path: ",
+            ),
         ] {
             let message = error_of(|value| {
                 for (key, new) in change.as_object().unwrap() {
