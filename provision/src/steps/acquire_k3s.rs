@@ -226,7 +226,7 @@ impl AcquireK3s<'_> {
                 return Ok(Err(format!("{asset} is not imported")));
             }
         }
-        for name in self.missing_links()? {
+        if let Some(name) = self.missing_links()?.first() {
             return Ok(Err(format!("{name} is missing")));
         }
         Ok(Ok(InstalledK3s {
@@ -271,7 +271,7 @@ impl AcquireK3s<'_> {
                 self.context.system.files.rename(&staged, &target)?;
             }
         }
-        for name in self.missing_links()? {
+        if let Some(name) = self.missing_links()?.first() {
             let link = Path::new("/usr/local/bin").join(name);
             self.context
                 .system
