@@ -78,7 +78,7 @@ async fn bootstrap(kitchen: &Kitchen<'_>, suite: &str, slim: bool, archive: &Pat
     let root = folder.path().join("root");
     let mirror = sources.get(suite).map(String::as_str).unwrap_or_default();
     let mut command = Command::new("debootstrap");
-    command.args(["--variant=minbase", "--force-check-gpg", "--arch", kitchen.architecture(), "--", suite]);
+    command.args(["--variant=minbase", "--force-check-gpg", "--arch", kitchen.architecture(), suite]);
     command.arg(&root).arg(mirror);
     run(kitchen, command).await?;
     configure(kitchen, &root, suite, slim, &sources)?;
