@@ -47,7 +47,7 @@ fn what_does_not_reach_the_builder_does_not() {
     assert!(!changes(|root| {
         let path = root.join("src/main.rs");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        let file = fs::File::options().write(true).open(&path).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
         file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     }));
     let folder = folder();

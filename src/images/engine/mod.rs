@@ -52,11 +52,16 @@ pub struct Engine {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { program: std::env::var("DOCKER").unwrap_or_else(|_| "docker".to_owned()) }
+        Self::new(std::env::var("DOCKER").unwrap_or_else(|_| "docker".to_owned()))
     }
 }
 
 impl Engine {
+    /// The engine whose command line is `program`.
+    pub fn new(program: impl Into<String>) -> Self {
+        Self { program: program.into() }
+    }
+
     /// A command of the engine that dies with its future.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);

@@ -171,15 +171,24 @@ impl<'text> Document<'text> {
         let (line, column) = (span.start.line(), span.start.col() + 1);
         let (start, end) = (self.offset(span.start.index()), self.offset(span.end.index()));
         let raw = self.text.get(start..end).unwrap_or_default();
+        let refused = || PinError::NotText { path: path.to_owned(), line, column };
+        // An anchor or a tag belongs to the span, so the text is looked for from its end.
+        let text_end = match style {
+            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => raw.len().saturating_sub(1),
+            _ => raw.trim_end().len(),
+        };
         let inner = match style {
-            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted if raw.len() >= 2 => start + 1..end - 1,
             ScalarStyle::Literal | ScalarStyle::Folded => {
                 let text = value.trim();
                 let found = raw.find(text).filter(|_| !text.is_empty() && raw.matches(text).count() == 1);
-                let at = found.ok_or_else(|| PinError::NotText { path: path.to_owned(), line, column })?;
+                let at = found.ok_or_else(refused)?;
                 start + at..start + at + text.len()
             }
-            _ => start..start + raw.trim_end().len(),
+            _ => {
+                let written = raw.get(..text_end).and_then(|raw| raw.strip_suffix(value));
+                let at = written.ok_or_else(refused)?.len();
+                start + at..start + at + value.len()
+            }
         };
         if value.contains("{{") {
             return Err(PinError::Template { path: path.to_owned(), line, column });

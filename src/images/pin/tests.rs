@@ -44,7 +44,7 @@ fn comments_quotes_line_ends_and_a_bom_stay() {
     check("\u{feff}spec: {containers: [{name: ü, image: '@'}, {image: @}]}");
     check("containers:\n- image:   @   \n  name: x");
     check("containers:\n- image:\n    @\n");
-    check("containers:\n- image: !!str @\n");
+    check("containers:\n- image: !!str @\n- image: &a !!str '@'\n");
     check("{\"spec\": {\"containers\": [{\"image\": \"@\"}]}}\n");
 }
 
