@@ -68,11 +68,25 @@ fn docker(root: &Path, context: &Path) -> Listing {
         .arg(context)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let mut listing = Listing::new();
-    for entry in tar::Archive::new(fs::File::open(&archive).unwrap()).entries().unwrap() {
+    for entry in tar::Archive::new(fs::File::open(&archive).unwrap())
+        .entries()
+        .unwrap()
+    {
         let mut entry = entry.unwrap();
-        let path = entry.path().unwrap().to_str().unwrap().trim_matches('/').trim_start_matches("./").to_owned();
+        let path = entry
+            .path()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .trim_matches('/')
+            .trim_start_matches("./")
+            .to_owned();
         if path.is_empty() || path == "." {
             continue;
         }
@@ -157,11 +171,18 @@ fn the_ignore_file_beside_the_dockerfile_wins_there_as_well() {
 fn what_is_staged_for_the_builder_is_what_docker_would_have_sent() {
     let work = tempfile::tempdir().unwrap();
     let context = folder();
-    fs::write(context.path().join(".dockerignore"), "*\n!src\n!Dockerfile\n!dangling\n").unwrap();
+    fs::write(
+        context.path().join(".dockerignore"),
+        "*\n!src\n!Dockerfile\n!dangling\n",
+    )
+    .unwrap();
     let staged = tempfile::tempdir().unwrap();
     let scanned = Context::scan(context.path(), &context.path().join("Dockerfile")).unwrap();
     let mut stage = Stage::new(staged.path());
     scanned.visit(&mut stage).unwrap();
     stage.finish().unwrap();
-    assert_eq!(docker(work.path(), staged.path()), docker(work.path(), context.path()));
+    assert_eq!(
+        docker(work.path(), staged.path()),
+        docker(work.path(), context.path())
+    );
 }
