@@ -8,13 +8,13 @@ use orch_contract::{Role, node_paths};
 /// Turns this machine into a node of a K3s cluster.
 #[derive(Debug, Parser)]
 #[command(name = "orch-provision", version, about)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Bring the node up; what is already as it should be is left alone
     Up(UpArgs),
     /// Run the join service in the foreground (its systemd unit does)
@@ -24,40 +24,40 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
-pub struct UpArgs {
+pub(crate) struct UpArgs {
     /// What this machine becomes; must be what the configuration says
     #[arg(long, value_enum)]
-    pub role: RoleArg,
+    pub(crate) role: RoleArg,
     /// The node's configuration
     #[arg(long, default_value = node_paths::NODE_CONFIG)]
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
     /// How events are written to standard output
     #[arg(long, value_enum, default_value_t = Output::Plain)]
-    pub output: Output,
+    pub(crate) output: Output,
     /// Say what would be done and why, and change nothing
     #[arg(long)]
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct ServeArgs {
+pub(crate) struct ServeArgs {
     /// The node's configuration
     #[arg(long, default_value = node_paths::NODE_CONFIG)]
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
 }
 
 #[derive(Debug, Args)]
-pub struct ResetArgs {
+pub(crate) struct ResetArgs {
     /// How events are written to standard output
     #[arg(long, value_enum, default_value_t = Output::Plain)]
-    pub output: Output,
+    pub(crate) output: Output,
     /// Say what would be removed, and change nothing
     #[arg(long)]
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum RoleArg {
+pub(crate) enum RoleArg {
     Server,
     Agent,
 }
@@ -72,7 +72,7 @@ impl From<RoleArg> for Role {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(crate) enum Output {
     /// Lines for people
     Plain,
     /// One JSON object per line (`EventLine` of the contract)

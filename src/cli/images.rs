@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
 /// Build, name by content, push and pin the images of Dockerfiles/.
 #[derive(Debug, Args)]
@@ -43,18 +43,6 @@ pub struct CommonArgs {
     /// Platform of the images [default: this host's]
     #[arg(long, global = true, value_name = "OS/ARCH", help_heading = "Images")]
     pub platform: Option<String>,
-    /// What stdout is: lines for people or JSON for programs
-    #[arg(long, global = true, value_enum, default_value_t = Output::Plain, help_heading = "Images")]
-    pub output: Output,
-}
-
-/// Format of results.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// Lines for people.
-    Plain,
-    /// One JSON document.
-    Json,
 }
 
 /// What to do.

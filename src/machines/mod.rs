@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use crate::process::RunError;
 
 pub use prepare::{
-    Prepared, PreparedFile, PreparedNode, Request, VolumeDirectory, WantedNode, prepare,
+    Prepared, PreparedFile, PreparedNode, Request, WantedNode, prepare,
 };
 pub use vagrant::{MachineEvent, MachineState, Vagrant};
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use orch_contract::{
     Artifacts, Cluster, ClusterKeys, DEFAULT_API_PORT, DEFAULT_JOIN_PORT, Join, K3s, Mirror,
     NODE_CONFIG_SCHEMA, Node, NodeConfig, NodeName, Registries, Role, Server, Storage, StorageKind,
-    Timeouts,
+    Timeouts, VolumeDirectory,
 };
 use serde::Serialize;
 
@@ -26,15 +26,6 @@ pub struct WantedNode {
     pub taints: Vec<String>,
 }
 
-/// A directory below the shared volumes that a PersistentVolume expects.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VolumeDirectory {
-    /// Relative to the shared directory.
-    pub path: PathBuf,
-    pub uid: u32,
-    pub gid: u32,
-}
-
 /// What is wanted of the machines.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
@@ -43,6 +34,8 @@ pub struct Request<'a> {
     pub nodes: Vec<WantedNode>,
     /// The server's address.
     pub server: Ipv4Addr,
+    /// The network that the nodes share.
+    pub subnet: ipnet::Ipv4Net,
     pub k3s_version: &'a str,
     /// Verified release assets on this host, and their sums.
     pub artifacts: Vec<(PathBuf, String)>,
@@ -156,6 +149,7 @@ fn node_config(request: &Request<'_>, wanted: &WantedNode, name: NodeName) -> No
                 Vec::new()
             },
             kubelet_args: Vec::new(),
+            environment: BTreeMap::new(),
         },
         artifacts: Artifacts {
             sha256: request.sha256.clone(),
@@ -181,6 +175,8 @@ fn node_config(request: &Request<'_>, wanted: &WantedNode, name: NodeName) -> No
                 (false, Provider::Docker) => StorageKind::Bind,
                 (false, _) => StorageKind::Nfs,
             },
+            clients: if is_server { vec![request.subnet.into()] } else { Vec::new() },
+            directories: if is_server { request.volumes.clone() } else { Vec::new() },
             ..Storage::default()
         },
         join: Join::default(),

@@ -33,6 +33,18 @@ pub enum MachineState {
     Other,
 }
 
+impl MachineState {
+    /// The word in reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::NotCreated => "not created",
+            Self::Other => "in a state that orch does not know",
+        }
+    }
+}
+
 /// Vagrant in one project, for one cluster.
 #[derive(Debug, Clone)]
 pub struct Vagrant {

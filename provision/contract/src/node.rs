@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -141,6 +142,10 @@ pub struct K3s {
     /// `name=value`, without leading dashes.
     #[serde(default)]
     pub kubelet_args: Vec<String>,
+    /// Environment of the K3s service, such as HTTPS_PROXY. Never a token: K3s reads that from a
+    /// file.
+    #[serde(default)]
+    pub environment: BTreeMap<String, Secret>,
 }
 
 /// Where the K3s binary and its air-gap images come from, in this order: `binary`, then
@@ -230,6 +235,20 @@ pub struct Storage {
     pub kind: StorageKind,
     /// Where it is on every node.
     pub path: PathBuf,
+    /// NFS, server only: the networks or addresses that may mount it.
+    pub clients: Vec<IpNet>,
+    /// Server only: what must exist below `path`, and whose it is.
+    pub directories: Vec<VolumeDirectory>,
+}
+
+/// A directory below the shared one, for one PersistentVolume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeDirectory {
+    /// Relative to [`Storage::path`].
+    pub path: PathBuf,
+    pub uid: u32,
+    pub gid: u32,
 }
 
 impl Default for Storage {
@@ -237,6 +256,8 @@ impl Default for Storage {
         Self {
             kind: StorageKind::None,
             path: node_paths::VOLUMES.into(),
+            clients: Vec::new(),
+            directories: Vec::new(),
         }
     }
 }
@@ -443,6 +464,20 @@ impl NodeConfig {
                 || format!("{argument:?} is not name=value without leading dashes"),
             )?;
         }
+        for (name, value) in &self.k3s.environment {
+            let key = format!("k3s.environment.{name}");
+            require(
+                !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
+                &key,
+                || "is not the name of an environment variable".to_owned(),
+            )?;
+            require(!name.to_ascii_uppercase().contains("TOKEN"), &key, || {
+                "tokens do not go through the environment: agents get theirs by joining".to_owned()
+            })?;
+            require(!value.expose().chars().any(char::is_control), &key, || {
+                "the value has control characters".to_owned()
+            })?;
+        }
         Ok(())
     }
 
@@ -475,6 +510,23 @@ impl NodeConfig {
             absolute("artifacts.binary", path)?;
         }
         absolute("storage.path", &self.storage.path)?;
+        for (index, directory) in self.storage.directories.iter().enumerate() {
+            let mut parts = directory.path.components();
+            let inside = parts.clone().next().is_some()
+                && parts.all(|part| matches!(part, std::path::Component::Normal(_)));
+            require(inside, &format!("storage.directories[{index}].path"), || {
+                format!("{} does not stay below storage.path", directory.path.display())
+            })?;
+        }
+        require(
+            self.storage.kind != StorageKind::Nfs
+                || self.node.role == Role::Agent
+                || !self.storage.clients.is_empty(),
+            "storage.clients",
+            || {
+                "name the agents' network, such as 192.168.56.0/24: an NFS export without limits is open to everybody".to_owned()
+            },
+        )?;
         absolute("join.host_key", &self.join.host_key)?;
         absolute("join.authorized_keys", &self.join.authorized_keys)?;
         absolute("join.client_key", &self.join.client_key)?;
@@ -554,6 +606,10 @@ mod tests {
                 "artifacts.sha256.k3s: ",
             ),
             (json!({"storage": {"path": "x"}}), "storage.path: "),
+            (
+                json!({"storage": {"directories": [{"path": "../x", "uid": 1, "gid": 1}]}}),
+                "storage.directories[0].path: ",
+            ),
         ] {
             let message = error_of(|value| {
                 for (key, new) in change.as_object().unwrap() {

@@ -43,10 +43,10 @@ impl Wait {
     pub async fn until<T, E, F>(
         &self,
         report: &StepReport<'_>,
-        mut probe: F,
+        mut probe: impl FnMut() -> F,
     ) -> Result<Result<T, E>, WaitError>
     where
-        F: AsyncFnMut() -> Result<Probe<T>, E>,
+        F: Future<Output = Result<Probe<T>, E>>,
     {
         let started = Instant::now();
         let deadline = started + self.timeout;
@@ -102,13 +102,13 @@ mod tests {
         let report = StepReport::new(&recorder, "s");
         let mut looks = 0;
         let value = wait(Duration::from_secs(3600))
-            .until(&report, async || {
+            .until(&report, || {
                 looks += 1;
-                Ok::<_, Infallible>(match looks {
+                std::future::ready(Ok::<_, Infallible>(match looks {
                     1..=3 => Probe::Pending("dark".to_owned()),
                     4 => Probe::Pending("flickering".to_owned()),
                     _ => Probe::Met(looks),
-                })
+                }))
             })
             .await
             .unwrap()
@@ -130,7 +130,7 @@ mod tests {
         let recorder = Recorder::default();
         let report = StepReport::new(&recorder, "s");
         let error = wait(Duration::from_millis(20))
-            .until(&report, async || {
+            .until(&report, || async {
                 Ok::<_, Infallible>(Probe::<()>::Pending("dark".to_owned()))
             })
             .await
@@ -146,8 +146,8 @@ mod tests {
         let recorder = Recorder::default();
         let report = StepReport::new(&recorder, "s");
         let error = wait(Duration::from_millis(20))
-            .until(&report, async || {
-                std::future::pending::<Result<Probe<()>, Infallible>>().await
+            .until(&report, || {
+                std::future::pending::<Result<Probe<()>, Infallible>>()
             })
             .await
             .unwrap_err();

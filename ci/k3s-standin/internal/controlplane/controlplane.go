@@ -14,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+	certutil "k8s.io/client-go/util/cert"
 
 	"orch.dev/k3s-standin/internal/component"
 	"orch.dev/k3s-standin/internal/config"
@@ -97,9 +98,12 @@ func dialEtcd(data layout.Data) error {
 	if err != nil {
 		return err
 	}
-	// A reachability probe that sends nothing; the API server verifies etcd.
+	roots, err := certutil.NewPool(data.Server("tls", "etcd", "server-ca.crt"))
+	if err != nil {
+		return err
+	}
 	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Second}, "tcp", etcdClient,
-		&tls.Config{Certificates: []tls.Certificate{pair}, InsecureSkipVerify: true})
+		&tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots})
 	if err != nil {
 		return err
 	}

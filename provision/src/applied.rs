@@ -1,0 +1,84 @@
+//! What the running services were started with: the one thing that cannot be observed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use orch_contract::node_paths;
+use serde::{Deserialize, Serialize};
+
+use crate::system::{FileError, Files};
+
+/// Digests by input, by service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Applied {
+    #[serde(default)]
+    services: BTreeMap<String, Inputs>,
+}
+
+/// SHA-256 by input: a path, or another name.
+pub(crate) type Inputs = BTreeMap<String, String>;
+
+impl Applied {
+    /// A record that is missing or damaged knows nothing, which costs a restart and no more.
+    pub(crate) fn load(files: &dyn Files) -> Result<Self, FileError> {
+        Ok(files
+            .read(Path::new(node_paths::APPLIED))?
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default())
+    }
+
+    /// The inputs that are not what the service was started with; None if it is not known.
+    pub(crate) fn changed(&self, unit: &str, inputs: &Inputs) -> Option<Vec<String>> {
+        let known = self.services.get(unit)?;
+        let mut changed: Vec<String> = known
+            .keys()
+            .chain(inputs.keys())
+            .filter(|name| known.get(*name) != inputs.get(*name))
+            .cloned()
+            .collect();
+        changed.sort();
+        changed.dedup();
+        Some(changed)
+    }
+
+    pub(crate) fn record(files: &dyn Files, unit: &str, inputs: &Inputs) -> Result<(), FileError> {
+        let mut applied = Self::load(files)?;
+        applied.services.insert(unit.to_owned(), inputs.clone());
+        // Maps of strings always serialise; an empty record would only cost a restart.
+        let text = serde_json::to_string_pretty(&applied).unwrap_or_default();
+        files.write(Path::new(node_paths::APPLIED), text.as_bytes(), 0o600)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::MemoryFiles;
+
+    fn inputs(pairs: &[(&str, &str)]) -> Inputs {
+        pairs
+            .iter()
+            .map(|(name, sum)| ((*name).to_owned(), (*sum).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn changes_are_named_and_services_kept_apart() {
+        let files = MemoryFiles::default();
+        Applied::record(&files, "a", &inputs(&[("x", "1"), ("y", "2")])).unwrap();
+        Applied::record(&files, "b", &inputs(&[("x", "9")])).unwrap();
+        let applied = Applied::load(&files).unwrap();
+        assert_eq!(
+            applied.changed("a", &inputs(&[("x", "1"), ("z", "3")])),
+            Some(vec!["y".to_owned(), "z".to_owned()])
+        );
+        assert_eq!(applied.changed("b", &inputs(&[("x", "9")])), Some(vec![]));
+        assert_eq!(applied.changed("c", &Inputs::new()), None);
+    }
+
+    #[test]
+    fn a_damaged_record_knows_nothing() {
+        let files = MemoryFiles::with(&[("/var/lib/orch/applied.json", "{\"serv")]);
+        assert_eq!(Applied::load(&files).unwrap(), Applied::default());
+    }
+}

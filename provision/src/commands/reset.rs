@@ -1,0 +1,70 @@
+//! `orch-provision reset`: takes K3s and orch off this machine; data in the shared directory stays.
+
+use orch_contract::{ExitCode, NodeName};
+use orch_runner::{ExitCoded, Reporter, Runner, StepFailure};
+
+use super::interruptible;
+use crate::cli::ResetArgs;
+use crate::output::StdoutReporter;
+use crate::remove::{ClearNetwork, DeleteFiles, KillContainers, StopServices, UnmountVolumes};
+use crate::system::{Disk, Https, Processes, Sockets, System, Systemd};
+
+/// Why nothing was removed.
+#[derive(Debug, thiserror::Error)]
+enum ResetError {
+    #[error("orch-provision must run as root; use sudo")]
+    NotRoot,
+}
+
+impl ExitCoded for ResetError {
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::Host
+    }
+}
+
+pub(crate) async fn run(arguments: ResetArgs) -> Result<(), StepFailure> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(ResetError::NotRoot.into());
+    }
+    let commands = Processes;
+    let services = Systemd::new(&commands);
+    let system = System {
+        files: &Disk,
+        commands: &commands,
+        services: &services,
+        download: &Https,
+        endpoints: &Sockets,
+    };
+    let reporter = StdoutReporter {
+        node: this_machine(),
+        output: arguments.output,
+    };
+    interruptible(remove(system, &reporter, arguments.dry_run)).await
+}
+
+/// The configuration may be gone or broken, so the name is the machine's own.
+fn this_machine() -> NodeName {
+    let host = rustix::system::uname();
+    let name = host.nodename().to_string_lossy().to_lowercase();
+    name.parse()
+        .or_else(|_| "this-machine".parse())
+        .unwrap_or_else(|_: orch_contract::NameError| unreachable!("a literal that is a node name"))
+}
+
+async fn remove(
+    system: System<'_>,
+    reporter: &dyn Reporter,
+    dry_run: bool,
+) -> Result<(), StepFailure> {
+    let mut runner = Runner::new(reporter, dry_run);
+    let result = async {
+        runner.run(&StopServices { system }).await?;
+        runner.run(&KillContainers { system }).await?;
+        runner.run(&UnmountVolumes { system }).await?;
+        runner.run(&ClearNetwork { system }).await?;
+        runner.run(&DeleteFiles { system }).await
+    }
+    .await;
+    runner.finish(result.is_err());
+    result
+}

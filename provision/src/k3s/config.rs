@@ -1,0 +1,140 @@
+//! K3s's config.yaml for one node.
+
+use orch_contract::{DEFAULT_API_PORT, ExitCode, NodeConfig, Role};
+use orch_runner::ExitCoded;
+use serde_json::{Map, Value, json};
+
+use super::yaml::{YamlError, render};
+use super::{flags, paths};
+
+/// A config.yaml that must not be written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigYamlError {
+    #[error("k3s.config.{key}: this key belongs to orch; set {owner} instead")]
+    Owned { key: String, owner: &'static str },
+    #[error(
+        "k3s.config.{key}: K3s has no such setting for a {role}, and would only warn about it; \
+         correct it, or set k3s.allow_unknown_config for a newer K3s"
+    )]
+    Unknown { key: String, role: Role },
+    #[error(transparent)]
+    Yaml(#[from] YamlError),
+}
+
+impl ExitCoded for ConfigYamlError {
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::Config
+    }
+}
+
+/// Renders config.yaml. `interface` carries the node's address.
+pub(crate) fn render_config(
+    config: &NodeConfig,
+    interface: &str,
+) -> Result<String, ConfigYamlError> {
+    let role = config.node.role;
+    let address = config.node.address.to_string();
+    let mut keys = Map::new();
+    let mut set = |key: &str, value: Value| {
+        keys.insert(key.to_owned(), value);
+    };
+    set("node-name", json!(config.node.name));
+    // A virtual machine's first address is often a NAT one that no other node can reach.
+    set("node-ip", json!(address));
+    set("flannel-iface", json!(interface));
+    match role {
+        Role::Server => {
+            set("advertise-address", json!(address));
+            if config.server.api_port != DEFAULT_API_PORT {
+                set("https-listen-port", json!(config.server.api_port));
+            }
+            let sans: Vec<_> = std::iter::once(&address)
+                .chain(&config.k3s.tls_sans)
+                .collect();
+            set("tls-san", json!(sans));
+            set("write-kubeconfig-mode", json!("0600"));
+            if !config.k3s.disable.is_empty() {
+                set("disable", json!(config.k3s.disable));
+            }
+        }
+        Role::Agent => {
+            set("server", json!(config.server.url()));
+            set("token-file", json!(paths::AGENT_TOKEN));
+        }
+    }
+    if !config.node.labels.is_empty() {
+        let labels: Vec<_> = config
+            .node
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        set("node-label", json!(labels));
+    }
+    if !config.node.taints.is_empty() {
+        set("node-taint", json!(config.node.taints));
+    }
+    if !config.k3s.kubelet_args.is_empty() {
+        set("kubelet-arg", json!(config.k3s.kubelet_args));
+    }
+    for (key, value) in &config.k3s.config {
+        if let Some(owner) = flags::owner(key) {
+            return Err(ConfigYamlError::Owned {
+                key: key.clone(),
+                owner,
+            });
+        }
+        if !config.k3s.allow_unknown_config && !flags::is_known(role, key) {
+            return Err(ConfigYamlError::Unknown {
+                key: key.clone(),
+                role,
+            });
+        }
+        keys.insert(key.clone(), value.clone());
+    }
+    Ok(render("config.yaml", &Value::Object(keys))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{agent_config, server_config};
+
+    #[test]
+    fn a_server() {
+        let mut config = server_config();
+        config.k3s.tls_sans = vec!["127.0.0.1".to_owned(), "master".to_owned()];
+        config.k3s.disable = vec!["traefik".to_owned()];
+        config.k3s.kubelet_args = vec!["max-pods=50".to_owned()];
+        config
+            .k3s
+            .config
+            .insert("cluster-init".to_owned(), json!(true));
+        insta::assert_snapshot!(render_config(&config, "eth1").unwrap(), @"");
+    }
+
+    #[test]
+    fn an_agent() {
+        let mut config = agent_config();
+        config
+            .node
+            .labels
+            .insert("disk".to_owned(), "no".to_owned());
+        config.node.taints = vec!["dedicated=db:NoSchedule".to_owned()];
+        insta::assert_snapshot!(render_config(&config, "eth1").unwrap(), @"");
+    }
+
+    #[test]
+    fn a_typo_and_a_key_of_ours_are_refused() {
+        for (key, expected) in [
+            ("cluster-intit", "no such setting for a server"),
+            ("token", "belongs to orch"),
+            ("tls-san+", "k3s.tls_sans"),
+        ] {
+            let mut config = server_config();
+            config.k3s.config.insert(key.to_owned(), json!("x"));
+            let error = render_config(&config, "eth1").unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Where K3s keeps its files, and orch the ones it adds for K3s.
+
+pub(crate) const BINARY: &str = "/usr/local/bin/k3s";
+/// The names under which K3s's binary answers as another program.
+pub(crate) const LINKS: [&str; 3] = ["kubectl", "crictl", "ctr"];
+pub(crate) const CONFIG: &str = "/etc/rancher/k3s/config.yaml";
+pub(crate) const REGISTRIES: &str = "/etc/rancher/k3s/registries.yaml";
+pub(crate) const ADMIN_KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
+pub(crate) const DATA: &str = "/var/lib/rancher/k3s";
+pub(crate) const AIRGAP_IMAGES: &str = "/var/lib/rancher/k3s/agent/images";
+/// The kubelet's credentials; it exists from a node's first join on.
+pub(crate) const KUBELET_KUBECONFIG: &str = "/var/lib/rancher/k3s/agent/kubelet.kubeconfig";
+/// The CA of the server, as the agent knows it.
+pub(crate) const CNI_CONFIG_DIRECTORIES: [&str; 2] =
+    ["/var/lib/rancher/k3s/agent/etc/cni/net.d", "/etc/cni/net.d"];
+/// Flannel writes it once a node has its part of the pod network.
+pub(crate) const FLANNEL_SUBNET: &str = "/run/flannel/subnet.env";
+pub(crate) const CONTAINERD_TEMPLATE_DIRECTORY: &str = "/var/lib/rancher/k3s/agent/etc/containerd";
+pub(crate) const UNIT_DIRECTORY: &str = "/etc/systemd/system";
+/// Where an agent's token lies, 0600; orch's choice, named in config.yaml.
+pub(crate) const AGENT_TOKEN: &str = "/var/lib/orch/join-token";

@@ -1,0 +1,414 @@
+//! The directory that every node shares.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use orch_contract::{ExitCode, Role, StorageKind};
+use orch_runner::{Check, ExitCoded, Step, StepFailure, StepReport};
+
+use super::Context;
+use crate::desired::DesiredFiles;
+use crate::host::mounts::{mount_at, parse_mounts};
+use crate::k3s::units::unit_path;
+use crate::system::{CommandError, FileError, Invocation};
+
+const EXPORTS: &str = "/etc/exports.d/orch.exports";
+const NFS_SERVER_UNIT: &str = "nfs-server.service";
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
+const MOUNT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Why the shared directory is not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MountStorageError {
+    #[error(
+        "nothing is mounted at {}, so data would stay on this node and be lost when a pod moves; \
+         mount the shared directory there, or set storage.kind", path.display()
+    )]
+    NotMounted { path: PathBuf },
+    #[error("{} is mounted from {source_name} ({kind}), not from {expected}; unmount it", path.display())]
+    MountedElsewhere {
+        path: PathBuf,
+        source_name: String,
+        kind: String,
+        expected: String,
+    },
+    #[error(
+        "NFS needs the package {package}, which could not be installed; install it and try again"
+    )]
+    Package {
+        package: &'static str,
+        source: CommandError,
+    },
+    #[error("cannot export {}; does this kernel have an NFS server (nfsd)?", path.display())]
+    Export { path: PathBuf, source: CommandError },
+    #[error("cannot mount {remote} at {}; is the server provisioned, and does TCP port 2049 reach it?", path.display())]
+    Mount {
+        remote: String,
+        path: PathBuf,
+        source: CommandError,
+    },
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl ExitCoded for MountStorageError {
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::Host
+    }
+}
+
+pub(crate) struct MountStorage<'a> {
+    pub(crate) context: Context<'a>,
+}
+
+impl MountStorage<'_> {
+    fn path(&self) -> &Path {
+        &self.context.config.storage.path
+    }
+
+    fn remote(&self) -> String {
+        let host = match self.context.config.server.address {
+            std::net::IpAddr::V4(address) => address.to_string(),
+            std::net::IpAddr::V6(address) => format!("[{address}]"),
+        };
+        format!("{host}:{}", self.path().display())
+    }
+
+    /// The files that make the mount or the export survive a reboot.
+    fn files(&self) -> DesiredFiles {
+        let mut desired = DesiredFiles::default();
+        let config = self.context.config;
+        match (config.storage.kind, config.node.role) {
+            (StorageKind::Nfs, Role::Server) => {
+                let mut line = self.path().display().to_string();
+                for client in &config.storage.clients {
+                    // Databases change the owner of their directories, which root must be able to do.
+                    let _ = write!(line, " {client}(rw,sync,no_subtree_check,no_root_squash)");
+                }
+                desired.add(
+                    EXPORTS,
+                    format!("# Written by orch-provision.\n{line}\n"),
+                    0o644,
+                );
+            }
+            (StorageKind::Nfs, Role::Agent) => desired.add(
+                unit_path(&mount_unit_name(self.path())),
+                mount_unit(&self.remote(), self.path()),
+                0o644,
+            ),
+            (StorageKind::Bind | StorageKind::None, _) => {}
+        }
+        desired
+    }
+
+    async fn inspect(&self) -> Result<Vec<String>, MountStorageError> {
+        let system = self.context.system;
+        let config = self.context.config;
+        let mut needed = self.files().differences(system.files)?;
+        let mountinfo = system
+            .files
+            .read_text(Path::new("/proc/self/mountinfo"))?
+            .unwrap_or_default();
+        let mounts = parse_mounts(&mountinfo);
+        let mount = mount_at(&mounts, self.path());
+        match (config.storage.kind, config.node.role, mount) {
+            (StorageKind::None, _, _) | (StorageKind::Bind, _, Some(_)) => {}
+            (StorageKind::Bind, _, None) => {
+                return Err(MountStorageError::NotMounted {
+                    path: self.path().to_owned(),
+                });
+            }
+            (StorageKind::Nfs, Role::Server, _) => {
+                if !system.files.exists(self.path())? {
+                    needed.push(format!("{} is missing", self.path().display()));
+                }
+                if !system.services.state(NFS_SERVER_UNIT).await?.is_active() {
+                    needed.push(format!("{NFS_SERVER_UNIT} does not run"));
+                }
+            }
+            (StorageKind::Nfs, Role::Agent, None) => {
+                needed.push(format!("{} is not mounted", self.path().display()));
+            }
+            (StorageKind::Nfs, Role::Agent, Some(mount)) => {
+                if !mount.kind.starts_with("nfs") || mount.source != self.remote() {
+                    return Err(MountStorageError::MountedElsewhere {
+                        path: self.path().to_owned(),
+                        source_name: mount.source.clone(),
+                        kind: mount.kind.clone(),
+                        expected: self.remote(),
+                    });
+                }
+            }
+        }
+        Ok(needed)
+    }
+
+    async fn export(&self) -> Result<(), MountStorageError> {
+        let system = self.context.system;
+        self.ensure_program("exportfs", "nfs-kernel-server", "nfs-utils")
+            .await?;
+        if !system.files.exists(self.path())? {
+            system.files.create_directory(self.path(), 0o755)?;
+        }
+        self.files().write(system.files)?;
+        let export = |source| MountStorageError::Export {
+            path: self.path().to_owned(),
+            source,
+        };
+        for invocation in [
+            Invocation::new("systemctl", ["enable", "--now", NFS_SERVER_UNIT])
+                .timeout(MOUNT_TIMEOUT),
+            Invocation::new("exportfs", ["-r", "-a"]),
+        ] {
+            system.commands.run_ok(&invocation).await.map_err(export)?;
+        }
+        Ok(())
+    }
+
+    async fn mount(&self) -> Result<(), MountStorageError> {
+        let system = self.context.system;
+        self.ensure_program("mount.nfs4", "nfs-common", "nfs-utils")
+            .await?;
+        if !system.files.exists(self.path())? {
+            system.files.create_directory(self.path(), 0o755)?;
+        }
+        self.files().write(system.files)?;
+        system.services.reload().await?;
+        let unit = mount_unit_name(self.path());
+        let invocation =
+            Invocation::new("systemctl", ["enable", "--now", &unit]).timeout(MOUNT_TIMEOUT);
+        system
+            .commands
+            .run_ok(&invocation)
+            .await
+            .map_err(|source| MountStorageError::Mount {
+                remote: self.remote(),
+                path: self.path().to_owned(),
+                source,
+            })?;
+        Ok(())
+    }
+
+    /// Installs the package that brings a program, with whichever package manager there is.
+    async fn ensure_program(
+        &self,
+        program: &str,
+        debian: &'static str,
+        red_hat: &'static str,
+    ) -> Result<(), MountStorageError> {
+        let system = self.context.system;
+        for directory in ["/usr/sbin", "/sbin", "/usr/bin"] {
+            if system.files.exists(&Path::new(directory).join(program))? {
+                return Ok(());
+            }
+        }
+        let apt = Invocation::new(
+            "apt-get",
+            ["install", "--yes", "--no-install-recommends", debian],
+        )
+        .timeout(INSTALL_TIMEOUT);
+        match system.commands.run_ok(&apt).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_missing() => {
+                let dnf = Invocation::new("dnf", ["install", "--assumeyes", red_hat])
+                    .timeout(INSTALL_TIMEOUT);
+                system
+                    .commands
+                    .run_ok(&dnf)
+                    .await
+                    .map(|_| ())
+                    .map_err(|source| MountStorageError::Package {
+                        package: red_hat,
+                        source,
+                    })
+            }
+            Err(_) => {
+                // The lists of a fresh image are often empty or stale.
+                let update = Invocation::new("apt-get", ["update"]).timeout(INSTALL_TIMEOUT);
+                let package = |source| MountStorageError::Package {
+                    package: debian,
+                    source,
+                };
+                system.commands.run_ok(&update).await.map_err(package)?;
+                system
+                    .commands
+                    .run_ok(&apt)
+                    .await
+                    .map(|_| ())
+                    .map_err(package)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Step for MountStorage<'_> {
+    type Output = ();
+
+    fn name(&self) -> &'static str {
+        "mount_storage"
+    }
+
+    fn title(&self) -> String {
+        match self.context.config.storage.kind {
+            StorageKind::None => "No shared directory is asked for".to_owned(),
+            StorageKind::Bind | StorageKind::Nfs => {
+                format!("Share {}", self.path().display())
+            }
+        }
+    }
+
+    async fn check(&self, _: &StepReport<'_>) -> Result<Check<()>, StepFailure> {
+        let needed = self.inspect().await?;
+        Ok(if needed.is_empty() {
+            Check::Satisfied(())
+        } else {
+            Check::Needed(needed.join(", "))
+        })
+    }
+
+    async fn apply(&self, _: &StepReport<'_>) -> Result<(), StepFailure> {
+        match self.context.config.node.role {
+            Role::Server => self.export().await?,
+            Role::Agent => self.mount().await?,
+        }
+        Ok(())
+    }
+
+    fn planned(&self) {}
+}
+
+/// systemd demands that a mount unit be named after its path (systemd.unit(5), "String escaping").
+pub(crate) fn mount_unit_name(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let mut name = String::new();
+    for (index, byte) in text.trim_matches('/').bytes().enumerate() {
+        match byte {
+            b'/' => name.push('-'),
+            b'.' if index == 0 => name.push_str("\\x2e"),
+            byte if byte.is_ascii_alphanumeric() || b"_.:".contains(&byte) => {
+                name.push(char::from(byte));
+            }
+            byte => {
+                let _ = write!(name, "\\x{byte:02x}");
+            }
+        }
+    }
+    format!("{name}.mount")
+}
+
+/// Hard and synchronous: a database must see its write fail or arrive, never be forgotten.
+fn mount_unit(remote: &str, path: &Path) -> String {
+    format!(
+        "\
+# Written by orch-provision.
+[Unit]
+Description=Directory shared by the cluster's nodes
+After=network-online.target
+Wants=network-online.target
+Before=k3s-agent.service
+
+[Mount]
+What={remote}
+Where={path}
+Type=nfs4
+Options=nfsvers=4.2,hard,sync,noatime,_netdev
+TimeoutSec=60
+
+[Install]
+WantedBy=multi-user.target
+",
+        path = path.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use orch_runner::{Recorder, Runner};
+
+    use super::*;
+    use crate::testing::{Machine, agent_config, server_config};
+
+    #[test]
+    fn a_mount_unit_is_named_after_its_path() {
+        assert_eq!(
+            mount_unit_name(Path::new("/var/lib/orch/volumes")),
+            "var-lib-orch-volumes.mount"
+        );
+        assert_eq!(
+            mount_unit_name(Path::new("/.a/b-c/")),
+            "\\x2ea-b\\x2dc.mount"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_bind_that_nobody_mounted_is_refused() {
+        let machine = Machine::fit();
+        let mut config = server_config();
+        config.storage.kind = StorageKind::Bind;
+        let step = MountStorage {
+            context: machine.context(&config),
+        };
+        assert!(matches!(
+            step.inspect().await,
+            Err(MountStorageError::NotMounted { .. })
+        ));
+        machine.files.put(
+            "/proc/self/mountinfo",
+            "37 35 0:50 / /var/lib/orch/volumes rw - ext4 /dev/sdb rw\n",
+            0o444,
+        );
+        assert_eq!(step.inspect().await.unwrap(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn an_nfs_agent_mounts_hard_and_synchronously() {
+        let machine = Machine::fit();
+        machine.files.put("/usr/sbin/mount.nfs4", "", 0o755);
+        machine
+            .commands
+            .answer("systemctl enable --now var-lib-orch-volumes.mount", 0, "");
+        let mut config = agent_config();
+        config.storage.kind = StorageKind::Nfs;
+        let step = MountStorage {
+            context: machine.context(&config),
+        };
+        let recorder = Recorder::default();
+        Runner::new(&recorder, false).run(&step).await.unwrap();
+        let unit = machine
+            .files
+            .text("/etc/systemd/system/var-lib-orch-volumes.mount")
+            .unwrap();
+        assert!(
+            unit.contains("What=192.168.56.10:/var/lib/orch/volumes\n"),
+            "{unit}"
+        );
+        assert!(unit.contains("nfsvers=4.2,hard,sync"), "{unit}");
+    }
+
+    #[tokio::test]
+    async fn an_nfs_server_exports_to_its_agents_only() {
+        let machine = Machine::fit();
+        machine.commands.answer("apt-get install", 0, "");
+        machine
+            .commands
+            .answer("systemctl enable --now nfs-server.service", 0, "");
+        machine.commands.answer("exportfs", 0, "");
+        let mut config = server_config();
+        config.storage.kind = StorageKind::Nfs;
+        config.storage.clients = vec!["192.168.56.0/24".parse().unwrap()];
+        let step = MountStorage {
+            context: machine.context(&config),
+        };
+        let recorder = Recorder::default();
+        Runner::new(&recorder, false).run(&step).await.unwrap();
+        assert_eq!(
+            machine.files.text("/etc/exports.d/orch.exports").unwrap(),
+            "# Written by orch-provision.\n/var/lib/orch/volumes 192.168.56.0/24(rw,sync,no_subtree_check,no_root_squash)\n"
+        );
+    }
+}

@@ -1,0 +1,363 @@
+//! An agent asks the server's join service for a token, over SSH with both keys pinned.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use orch_contract::{ExitCode, JoinGrant};
+use orch_runner::{
+    Check, ExitCoded, Probe, Step, StepFailure, StepReport, Wait, WaitError, error_chain,
+};
+use orch_ssh::client::{Join, JoinError, request_join};
+use orch_ssh::keys::{KeyError, read_private_key, read_public_key};
+use serde::Deserialize;
+
+use super::Context;
+use crate::k3s::paths;
+use crate::system::{FileError, Files};
+
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// A node that was just added may ask before the server has been told of its key.
+const UNKNOWN_KEY_PATIENCE: Duration = Duration::from_secs(20);
+/// Certificates and tokens tolerate less than this.
+const TOLERATED_CLOCK_DIFFERENCE: SignedDuration = SignedDuration::from_secs(60);
+
+/// Why this node has no token.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestJoinError {
+    #[error("this node's join keys cannot be used; provision it from the host, which uploads them")]
+    Keys(#[from] KeyError),
+    #[error("this node may not join")]
+    Join(#[source] JoinError),
+    #[error("the server granted no token in time; is it provisioned and up?")]
+    Wait(#[source] WaitError),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl ExitCoded for RequestJoinError {
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::Join
+    }
+}
+
+/// How this node belongs to the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Membership {
+    /// It joined earlier and has credentials of its own.
+    Old,
+    /// It holds a token that K3s has not used yet.
+    New,
+}
+
+/// The part of a kubeconfig that says where the node's certificate is.
+#[derive(Deserialize)]
+struct Kubeconfig {
+    users: Vec<NamedUser>,
+}
+
+#[derive(Deserialize)]
+struct NamedUser {
+    user: User,
+}
+
+#[derive(Deserialize)]
+struct User {
+    #[serde(rename = "client-certificate")]
+    client_certificate: Option<String>,
+}
+
+pub(crate) struct RequestJoin<'a> {
+    pub(crate) context: Context<'a>,
+}
+
+impl RequestJoin<'_> {
+    /// Why this node must ask; None if it has joined.
+    fn needed(&self) -> Result<Option<String>, FileError> {
+        let files = self.context.system.files;
+        if !has_certificate(files)? {
+            return Ok(Some("this node has not joined yet".to_owned()));
+        }
+        Ok(match files.mode(Path::new(paths::AGENT_TOKEN))? {
+            // K3s reads its token file at each start.
+            None => Some(format!("{} is missing", paths::AGENT_TOKEN)),
+            Some(mode) if mode & 0o077 != 0 => {
+                Some(format!("{} can be read by others", paths::AGENT_TOKEN))
+            }
+            Some(_) => None,
+        })
+    }
+
+    fn join(&self) -> Result<Join, KeyError> {
+        let config = self.context.config;
+        Ok(Join {
+            address: SocketAddr::new(config.server.address, config.server.join_port),
+            server_key: read_public_key(&config.join.known_host)?,
+            client_key: Arc::new(read_private_key(&config.join.client_key)?),
+            node: config.node.name.clone(),
+        })
+    }
+
+    async fn ask(&self, report: &StepReport<'_>) -> Result<(), RequestJoinError> {
+        let config = self.context.config;
+        let join = self.join()?;
+        let wait = Wait {
+            condition: format!("a join token from {}", join.address),
+            timeout: Duration::from_secs(config.timeouts.join_seconds),
+            interval: RETRY_INTERVAL,
+        };
+        let unknown_since = OnceLock::new();
+        let grant = wait
+            .until(report, || ask_once(&join, &unknown_since))
+            .await
+            .map_err(RequestJoinError::Wait)?
+            .map_err(RequestJoinError::Join)?;
+        self.warn_of_differences(&grant, report);
+        self.context.system.files.write(
+            Path::new(paths::AGENT_TOKEN),
+            grant.token.expose().as_bytes(),
+            0o600,
+        )?;
+        Ok(())
+    }
+
+    fn warn_of_differences(&self, grant: &JoinGrant, report: &StepReport<'_>) {
+        let config = self.context.config;
+        if grant.server_url != config.server.url() {
+            report.warn(format!(
+                "the server calls itself {}, this node will reach it at {}",
+                grant.server_url,
+                config.server.url()
+            ));
+        }
+        let ttl = SignedDuration::try_from(config.join.token_ttl()).unwrap_or_default();
+        let difference = Timestamp::now()
+            .duration_until(grant.expires_at - ttl)
+            .abs();
+        if difference > TOLERATED_CLOCK_DIFFERENCE {
+            report.warn(format!(
+                "this node's clock and the server's differ by about {} s; certificates may be refused",
+                difference.as_secs()
+            ));
+        }
+    }
+}
+
+/// Asks once; whatever may still come right is pending.
+async fn ask_once(
+    join: &Join,
+    unknown_since: &OnceLock<Instant>,
+) -> Result<Probe<JoinGrant>, JoinError> {
+    let error = match request_join(join).await {
+        Ok(grant) => return Ok(Probe::Met(grant)),
+        Err(error) => error,
+    };
+    let patient = match &error {
+        JoinError::KeyRejected { .. } => {
+            unknown_since.get_or_init(Instant::now).elapsed() < UNKNOWN_KEY_PATIENCE
+        }
+        other => other.is_transient(),
+    };
+    if patient {
+        Ok(Probe::Pending(error_chain(&error).join(": ")))
+    } else {
+        Err(error)
+    }
+}
+
+/// Whether the kubelet's kubeconfig names a certificate that is there.
+fn has_certificate(files: &dyn Files) -> Result<bool, FileError> {
+    let Some(text) = files.read_text(Path::new(paths::KUBELET_KUBECONFIG))? else {
+        return Ok(false);
+    };
+    let Ok(kubeconfig) = serde_saphyr::from_str::<Kubeconfig>(&text) else {
+        return Ok(false);
+    };
+    let certificate = kubeconfig
+        .users
+        .into_iter()
+        .find_map(|named| named.user.client_certificate);
+    match certificate {
+        Some(path) => files.exists(Path::new(&path)),
+        None => Ok(false),
+    }
+}
+
+#[async_trait]
+impl Step for RequestJoin<'_> {
+    type Output = Membership;
+
+    fn name(&self) -> &'static str {
+        "request_join"
+    }
+
+    fn title(&self) -> String {
+        format!("Join {}", self.context.config.server.address)
+    }
+
+    async fn check(&self, _: &StepReport<'_>) -> Result<Check<Membership>, StepFailure> {
+        Ok(match self.needed().map_err(RequestJoinError::File)? {
+            None => Check::Satisfied(Membership::Old),
+            Some(reason) => Check::Needed(reason),
+        })
+    }
+
+    async fn apply(&self, report: &StepReport<'_>) -> Result<Membership, StepFailure> {
+        self.ask(report).await?;
+        Ok(Membership::New)
+    }
+
+    fn planned(&self) -> Membership {
+        Membership::New
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use orch_contract::{
+        ClusterKeys, JOIN_SCHEMA, JoinResponse, JoinToken, NodeConfig, NodeName, RefusalReason,
+    };
+    use orch_contract::{Event, JoinRefusal};
+    use orch_runner::{Recorder, Runner};
+    use orch_ssh::AuthorizedKeys;
+    use orch_ssh::keys::ensure_cluster_keys;
+    use orch_ssh::server::{Audit, AuditEvent, Grantor, JoinService, KeySource, Limits};
+    use std::sync::Mutex;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::testing::{Machine, agent_config};
+
+    /// Not ready the first time, then grants.
+    #[derive(Default)]
+    struct SlowServer(Mutex<u32>);
+
+    #[async_trait]
+    impl Grantor for SlowServer {
+        async fn grant(&self, node: &NodeName) -> JoinResponse {
+            let mut asked = self.0.lock().unwrap();
+            *asked += 1;
+            if *asked == 1 {
+                return JoinResponse::Refused(JoinRefusal {
+                    reason: RefusalReason::NotReady,
+                    message: "K3s is starting".to_owned(),
+                });
+            }
+            JoinResponse::Granted(JoinGrant {
+                schema: JOIN_SCHEMA,
+                node: node.clone(),
+                server_url: "https://127.0.0.1:6443".to_owned(),
+                token: JoinToken::parse("K10abc::id.topsecret").unwrap(),
+                expires_at: Timestamp::now() + SignedDuration::from_secs(600),
+            })
+        }
+    }
+
+    struct Keys(AuthorizedKeys);
+
+    impl KeySource for Keys {
+        fn authorized_keys(&self) -> Option<AuthorizedKeys> {
+            Some(self.0.clone())
+        }
+    }
+
+    struct NoAudit;
+
+    impl Audit for NoAudit {
+        fn record(&self, _: AuditEvent) {}
+    }
+
+    /// A real join service on the loopback interface, and an agent's configuration for it.
+    async fn serve(directory: &Path) -> (NodeConfig, tokio::task::JoinHandle<()>) {
+        let layout = ClusterKeys::new(directory);
+        let node: NodeName = "agent".parse().unwrap();
+        ensure_cluster_keys(&layout, std::slice::from_ref(&node)).unwrap();
+        let text = std::fs::read_to_string(layout.authorized_keys()).unwrap();
+        let service = JoinService::new(
+            read_private_key(&layout.host_key()).unwrap(),
+            Limits::default(),
+            Arc::new(SlowServer::default()),
+            Arc::new(Keys(AuthorizedKeys::parse(&text).unwrap())),
+            Arc::new(NoAudit),
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = agent_config();
+        config.server.address = "127.0.0.1".parse().unwrap();
+        config.server.join_port = listener.local_addr().unwrap().port();
+        config.join.client_key = layout.client_key(&node);
+        config.join.known_host = layout.host_public_key();
+        (config, tokio::spawn(service.run(listener)))
+    }
+
+    #[tokio::test]
+    async fn the_token_is_asked_for_until_the_server_is_ready_and_never_reported() {
+        let directory = tempfile::tempdir().unwrap();
+        let (config, _server) = serve(directory.path()).await;
+        let machine = Machine::fit();
+        let recorder = Recorder::default();
+        let step = RequestJoin {
+            context: machine.context(&config),
+        };
+        let membership = Runner::new(&recorder, false).run(&step).await.unwrap();
+        assert_eq!(membership, Membership::New);
+        assert_eq!(
+            machine.files.text(paths::AGENT_TOKEN).unwrap(),
+            "K10abc::id.topsecret"
+        );
+        let mode = machine.files.mode(Path::new(paths::AGENT_TOKEN)).unwrap();
+        assert_eq!(mode, Some(0o600));
+        let events = recorder.events();
+        assert!(events.iter().any(|event| matches!(
+            event,
+            Event::Waiting { observed, .. } if observed.contains("K3s is starting")
+        )));
+        assert!(
+            !serde_json::to_string(&events)
+                .unwrap()
+                .contains("topsecret")
+        );
+    }
+
+    #[tokio::test]
+    async fn another_server_key_is_final_and_names_both() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut config, _server) = serve(directory.path()).await;
+        let other = ClusterKeys::new(directory.path().join("other"));
+        ensure_cluster_keys(&other, &[]).unwrap();
+        config.join.known_host = other.host_public_key();
+        let machine = Machine::fit();
+        let recorder = Recorder::default();
+        let step = RequestJoin {
+            context: machine.context(&config),
+        };
+        let failure = Runner::new(&recorder, false).run(&step).await.unwrap_err();
+        assert_eq!(failure.exit_code, ExitCode::Join);
+        let message = error_chain(failure.error()).join(": ");
+        assert_eq!(message.matches("SHA256:").count(), 2, "{message}");
+        assert_eq!(machine.files.text(paths::AGENT_TOKEN), None);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_has_joined_does_not_ask_again() {
+        let machine = Machine::fit();
+        let config = agent_config();
+        let step = RequestJoin {
+            context: machine.context(&config),
+        };
+        machine.files.put(paths::AGENT_TOKEN, "t", 0o600);
+        machine.files.put(
+            paths::KUBELET_KUBECONFIG,
+            "users:\n- name: default\n  user:\n    client-certificate: /data/client-kubelet.crt\n",
+            0o600,
+        );
+        // The kubeconfig alone is written before the server has answered.
+        assert!(step.needed().unwrap().is_some());
+        machine.files.put("/data/client-kubelet.crt", "cert", 0o600);
+        assert_eq!(step.needed().unwrap(), None);
+        machine.files.put(paths::AGENT_TOKEN, "t", 0o644);
+        assert!(step.needed().unwrap().unwrap().contains("read by others"));
+    }
+}
