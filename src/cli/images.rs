@@ -29,7 +29,13 @@ pub struct CommonArgs {
     #[arg(long, global = true, value_name = "HOST", help_heading = "Images")]
     pub registry: Option<String>,
     /// Namespace at the registry [default: orch.yaml, DOCKER_HUB_USERNAME, or the login's user]
-    #[arg(long, global = true, env = "DOCKER_HUB_USERNAME", value_name = "NAME", help_heading = "Images")]
+    #[arg(
+        long,
+        global = true,
+        env = "DOCKER_HUB_USERNAME",
+        value_name = "NAME",
+        help_heading = "Images"
+    )]
     pub namespace: Option<String>,
     /// Talk plain HTTP to the registry; loopback addresses always do
     #[arg(long, global = true, help_heading = "Images")]
@@ -43,16 +49,23 @@ pub struct CommonArgs {
 #[derive(Debug, Subcommand)]
 pub enum ImagesCommand {
     /// Build what changed, push what the registry lacks, and pin it
-    #[command(after_help = "Examples:\n  orch images push --pin              everything the manifests use\n  orch images push --pin api-gateway-app\n  orch images push --refresh          rebuild to take in distribution updates")]
+    #[command(
+        after_help = "Examples:\n  orch images push --pin              everything the manifests use\n  orch images push --pin api-gateway-app\n  orch images push --refresh          rebuild to take in distribution updates"
+    )]
     Push(PushArgs),
     /// Say what push would do, and why
-    #[command(visible_alias = "dry-run", after_help = "Example:\n  orch images plan --output json | jq '.[] | select(.action == \"build\")'")]
+    #[command(
+        visible_alias = "dry-run",
+        after_help = "Example:\n  orch images plan --output json | jq '.[] | select(.action == \"build\")'"
+    )]
     Plan(NamesArgs),
     /// Build into the local engine and push nothing
     #[command(after_help = "Example:\n  orch images build inventory-app")]
     Build(BuildArgs),
     /// Compare sources, lock, manifests and registry; change nothing
-    #[command(after_help = "Exit status:\n  0   everything agrees\n  10  sources changed since the last push\n  11  a manifest does not name what was pushed\n  12  the registry lacks a pinned digest\n  13  a tag names another digest than the lock\nThe lowest that applies.\n\nExample:\n  orch images check --offline         in a CI job without a network")]
+    #[command(
+        after_help = "Exit status:\n  0   everything agrees\n  10  sources changed since the last push\n  11  a manifest does not name what was pushed\n  12  the registry lacks a pinned digest\n  13  a tag names another digest than the lock\nThe lowest that applies.\n\nExample:\n  orch images check --offline         in a CI job without a network"
+    )]
     Check(CheckArgs),
     /// Explain a component's name: what it is made from and what changed
     #[command(after_help = "Example:\n  orch images why rabbitmq")]

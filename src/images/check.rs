@@ -57,23 +57,50 @@ impl Finding {
     pub fn describe(&self) -> String {
         match self {
             Self::SourceChanged { component, reason } => {
-                format!("{component}: the sources changed since the last push ({reason}): run `orch images push --pin`")
+                format!(
+                    "{component}: the sources changed since the last push ({reason}): run `orch images push --pin`"
+                )
             }
-            Self::ManifestUnpinned { path, line, column, image, expected } => {
+            Self::ManifestUnpinned {
+                path,
+                line,
+                column,
+                image,
+                expected,
+            } => {
                 let place = format!("{}:{line}:{column}", path.display());
                 match expected {
-                    Some(expected) => format!("{place}: says `{image}` instead of `{expected}`: run `orch images push --pin`"),
+                    Some(expected) => format!(
+                        "{place}: says `{image}` instead of `{expected}`: run `orch images push --pin`"
+                    ),
                     None => format!("{place}: `{image}` is not pinned and no component builds it"),
                 }
             }
-            Self::PinMissing { component, reference } => {
-                format!("{component}: the registry does not have {reference}: run `orch images push`")
+            Self::PinMissing {
+                component,
+                reference,
+            } => {
+                format!(
+                    "{component}: the registry does not have {reference}: run `orch images push`"
+                )
             }
-            Self::TagMoved { component, reference, found: Some(found) } => {
-                format!("{component}: the tag of {reference} now names {found}: somebody pushed over it")
+            Self::TagMoved {
+                component,
+                reference,
+                found: Some(found),
+            } => {
+                format!(
+                    "{component}: the tag of {reference} now names {found}: somebody pushed over it"
+                )
             }
-            Self::TagMoved { component, reference, found: None } => {
-                format!("{component}: the registry has the image of {reference} but no longer its tag: run `orch images push`")
+            Self::TagMoved {
+                component,
+                reference,
+                found: None,
+            } => {
+                format!(
+                    "{component}: the registry has the image of {reference} but no longer its tag: run `orch images push`"
+                )
             }
         }
     }
@@ -107,12 +134,17 @@ pub fn check(
             }
             _ => None,
         };
-        findings.extend(reason.map(|reason| Finding::SourceChanged { component: component.clone(), reason }));
+        findings.extend(reason.map(|reason| Finding::SourceChanged {
+            component: component.clone(),
+            reason,
+        }));
     }
     for manifest in manifests {
         for image in &manifest.images {
             let component = component_of(&image.value, components.iter().map(String::as_str));
-            let expected = component.and_then(|name| lock.components.get(name)).map(|entry| entry.pinned());
+            let expected = component
+                .and_then(|name| lock.components.get(name))
+                .map(|entry| entry.pinned());
             let agrees = match (&expected, component) {
                 (Some(expected), _) => *expected == image.value,
                 (None, Some(_)) => false,
@@ -130,12 +162,21 @@ pub fn check(
         }
     }
     for (component, remote) in remote {
-        let Some(entry) = lock.components.get(component) else { continue };
+        let Some(entry) = lock.components.get(component) else {
+            continue;
+        };
         let (component, reference) = (component.clone(), entry.pinned());
         if !remote.pin {
-            findings.push(Finding::PinMissing { component, reference });
+            findings.push(Finding::PinMissing {
+                component,
+                reference,
+            });
         } else if remote.tag.as_ref() != Some(&entry.digest) {
-            findings.push(Finding::TagMoved { component, reference, found: remote.tag.clone() });
+            findings.push(Finding::TagMoved {
+                component,
+                reference,
+                found: remote.tag.clone(),
+            });
         }
     }
     findings.sort();

@@ -58,9 +58,15 @@ pub enum ComponentError {
 impl Component {
     /// The component of a folder with a Dockerfile.
     pub fn from_folder(folder: &Path, platform: &str) -> Result<Self, ComponentError> {
-        let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = folder
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         if !is_repository_part(&name) {
-            return Err(ComponentError::Name { path: folder.to_owned(), name });
+            return Err(ComponentError::Name {
+                path: folder.to_owned(),
+                name,
+            });
         }
         Ok(Self {
             name,
@@ -75,7 +81,10 @@ impl Component {
 
 /// All components below `folder`, sorted by name.
 pub fn discover(folder: &Path, platform: &str) -> Result<Vec<Component>, ComponentError> {
-    let read = |source| ComponentError::Read { path: folder.to_owned(), source };
+    let read = |source| ComponentError::Read {
+        path: folder.to_owned(),
+        source,
+    };
     let mut components = Vec::new();
     for item in fs::read_dir(folder).map_err(read)? {
         let path = item.map_err(read)?.path();
@@ -99,11 +108,17 @@ pub fn host_platform() -> String {
 
 /// The grammar of one part of a repository's name in the OCI distribution specification.
 fn is_repository_part(name: &str) -> bool {
-    let alphanumeric = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit();
-    let separators: Vec<&str> = name.split(alphanumeric).filter(|part| !part.is_empty()).collect();
+    let alphanumeric =
+        |character: char| character.is_ascii_lowercase() || character.is_ascii_digit();
+    let separators: Vec<&str> = name
+        .split(alphanumeric)
+        .filter(|part| !part.is_empty())
+        .collect();
     name.starts_with(alphanumeric)
         && name.ends_with(alphanumeric)
-        && separators.iter().all(|part| matches!(*part, "." | "_" | "__") || part.chars().all(|c| c == '-'))
+        && separators
+            .iter()
+            .all(|part| matches!(*part, "." | "_" | "__") || part.chars().all(|c| c == '-'))
 }
 
 #[cfg(test)]
@@ -118,8 +133,11 @@ mod tests {
             fs::create_dir(root.path().join(name)).unwrap();
             fs::write(root.path().join(name).join("Dockerfile"), "FROM scratch\n").unwrap();
         }
-        let names: Vec<String> =
-            discover(root.path(), "linux/amd64").unwrap().into_iter().map(|component| component.name).collect();
+        let names: Vec<String> = discover(root.path(), "linux/amd64")
+            .unwrap()
+            .into_iter()
+            .map(|component| component.name)
+            .collect();
         assert_eq!(names, ["a.app", "b-app"]);
     }
 

@@ -49,10 +49,24 @@ impl Destination {
             Some(stand_in) => Endpoint::of(&stand_in.host(), true)?,
             None => Endpoint::of(registry, plain_http)?,
         };
-        let user = credential.as_ref().and_then(Credential::username).filter(|_| hub);
+        let user = credential
+            .as_ref()
+            .and_then(Credential::username)
+            .filter(|_| hub);
         let local = stand_in.as_ref().map(|_| LOCAL_NAMESPACE);
-        let namespace = namespace.or(user).or(local).ok_or_else(|| ImageError::Namespace { registry: registry.to_owned() })?;
-        Ok(Self { registry: registry.to_owned(), namespace: namespace.to_owned(), endpoint, credential, stand_in })
+        let namespace = namespace
+            .or(user)
+            .or(local)
+            .ok_or_else(|| ImageError::Namespace {
+                registry: registry.to_owned(),
+            })?;
+        Ok(Self {
+            registry: registry.to_owned(),
+            namespace: namespace.to_owned(),
+            endpoint,
+            credential,
+            stand_in,
+        })
     }
 
     /// Path of a component's repository at the registry.
@@ -74,9 +88,21 @@ impl Destination {
     }
 
     /// A plain client.
-    pub fn client(&self, components: &[String], meter: &Arc<Meter>) -> Result<HttpRegistry, RegistryError> {
-        let repositories: Vec<String> = components.iter().map(|component| self.path(component)).collect();
-        HttpRegistry::new(self.endpoint.clone(), self.credential.clone(), repositories, Arc::clone(meter))
+    pub fn client(
+        &self,
+        components: &[String],
+        meter: &Arc<Meter>,
+    ) -> Result<HttpRegistry, RegistryError> {
+        let repositories: Vec<String> = components
+            .iter()
+            .map(|component| self.path(component))
+            .collect();
+        HttpRegistry::new(
+            self.endpoint.clone(),
+            self.credential.clone(),
+            repositories,
+            Arc::clone(meter),
+        )
     }
 
     /// A client that is patient and modest.
@@ -88,6 +114,10 @@ impl Destination {
         reporter: &Arc<dyn Reporter>,
     ) -> Result<Arc<dyn Registry>, RegistryError> {
         let limited = Limited::new(self.client(components, meter)?, CONCURRENT_REQUESTS);
-        Ok(Arc::new(Retrying::new(limited, policy, Arc::clone(reporter))))
+        Ok(Arc::new(Retrying::new(
+            limited,
+            policy,
+            Arc::clone(reporter),
+        )))
     }
 }

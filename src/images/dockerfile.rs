@@ -70,9 +70,15 @@ static HEREDOC: LazyLock<Option<Regex>> =
 
 impl Dockerfile {
     /// Reads and parses `path`; `args` are the build arguments, `platform` fills `TARGETARCH` and its kin.
-    pub fn read(path: &Path, args: &BTreeMap<String, String>, platform: &str) -> Result<Self, DockerfileError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| DockerfileError::Read { path: path.to_owned(), source })?;
+    pub fn read(
+        path: &Path,
+        args: &BTreeMap<String, String>,
+        platform: &str,
+    ) -> Result<Self, DockerfileError> {
+        let text = std::fs::read_to_string(path).map_err(|source| DockerfileError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         Self::parse(text, path, args, platform)
     }
 
@@ -89,10 +95,22 @@ impl Dockerfile {
         let mut stage_count = 0_usize;
         let mut images = Vec::new();
         for instruction in instructions(&text, escape) {
-            let failed = |reason: String| DockerfileError::Line { path: path.to_owned(), line: instruction.line, reason };
+            let failed = |reason: String| DockerfileError::Line {
+                path: path.to_owned(),
+                line: instruction.line,
+                reason,
+            };
             let words = words(&instruction.text);
-            let Some(keyword) = words.first().map(|word| instruction.slice(word).to_ascii_uppercase()) else { continue };
-            let flags = words.iter().skip(1).take_while(|word| instruction.slice(word).starts_with("--"));
+            let Some(keyword) = words
+                .first()
+                .map(|word| instruction.slice(word).to_ascii_uppercase())
+            else {
+                continue;
+            };
+            let flags = words
+                .iter()
+                .skip(1)
+                .take_while(|word| instruction.slice(word).starts_with("--"));
             match keyword.as_str() {
                 "ARG" if stage_count == 0 => {
                     for word in words.iter().skip(1) {
@@ -104,7 +122,9 @@ impl Dockerfile {
                     let Some(image) = rest.first() else {
                         return Err(failed("FROM needs an image".to_owned()));
                     };
-                    let reference = scope.expand(unquote(instruction.slice(image))).map_err(&failed)?;
+                    let reference = scope
+                        .expand(unquote(instruction.slice(image)))
+                        .map_err(&failed)?;
                     if reference.is_empty() {
                         return Err(failed(format!(
                             "`{}` is empty: give its ARG a default value",
@@ -123,9 +143,12 @@ impl Dockerfile {
                 }
                 "COPY" | "ADD" | "RUN" => {
                     for flag in flags {
-                        let Some(range) = from_flag(&instruction.text, flag) else { continue };
+                        let Some(range) = from_flag(&instruction.text, flag) else {
+                            continue;
+                        };
                         let name = instruction.slice(&range);
-                        let stage = stages.contains(&name.to_ascii_lowercase()) || name.parse::<usize>().is_ok();
+                        let stage = stages.contains(&name.to_ascii_lowercase())
+                            || name.parse::<usize>().is_ok();
                         if stage || name.is_empty() || name == "scratch" {
                             continue;
                         }
@@ -139,9 +162,17 @@ impl Dockerfile {
         if stage_count == 0 {
             let line = text.lines().count().max(1);
             let reason = "the Dockerfile has no FROM instruction".to_owned();
-            return Err(DockerfileError::Line { path: path.to_owned(), line, reason });
+            return Err(DockerfileError::Line {
+                path: path.to_owned(),
+                line,
+                reason,
+            });
         }
-        Ok(Self { text, images, syntax })
+        Ok(Self {
+            text,
+            images,
+            syntax,
+        })
     }
 
     /// The distinct references, in order of first use.
@@ -152,7 +183,11 @@ impl Dockerfile {
     }
 
     /// The text with every image that `replacements` knows replaced. With `own_frontend`, a `# syntax=` line is blanked.
-    pub fn with_images(&self, replacements: &BTreeMap<String, String>, own_frontend: bool) -> String {
+    pub fn with_images(
+        &self,
+        replacements: &BTreeMap<String, String>,
+        own_frontend: bool,
+    ) -> String {
         let mut text = self.text.clone();
         for image in self.images.iter().rev() {
             if let Some(replacement) = replacements.get(&image.reference) {
@@ -160,7 +195,10 @@ impl Dockerfile {
             }
         }
         if let (Some(syntax), true) = (&self.syntax, own_frontend) {
-            let line_start = text.get(..syntax.span.start).and_then(|head| head.rfind('\n')).map_or(0, |at| at + 1);
+            let line_start = text
+                .get(..syntax.span.start)
+                .and_then(|head| head.rfind('\n'))
+                .map_or(0, |at| at + 1);
             text.replace_range(line_start..syntax.span.end, "#");
         }
         text
@@ -176,7 +214,11 @@ impl Instruction {
         let at = |index: usize| self.offsets.get(index).copied().unwrap_or_default();
         // The end is one past the last byte, which a continuation line may separate from the next one.
         let span = at(range.start)..at(range.end.saturating_sub(1)) + 1;
-        ImageUse { reference, span, line: self.line }
+        ImageUse {
+            reference,
+            span,
+            line: self.line,
+        }
     }
 }
 
@@ -185,14 +227,29 @@ fn directives(text: &str) -> (Option<ImageUse>, char) {
     let mut syntax = None;
     let mut escape = '\\';
     let mut offset = if text.starts_with('\u{feff}') { 3 } else { 0 };
-    for (index, line) in text.get(offset..).unwrap_or_default().split_inclusive('\n').enumerate() {
-        let Some((key, value)) = line.trim_start().strip_prefix('#').and_then(|rest| rest.split_once('=')) else { break };
+    for (index, line) in text
+        .get(offset..)
+        .unwrap_or_default()
+        .split_inclusive('\n')
+        .enumerate()
+    {
+        let Some((key, value)) = line
+            .trim_start()
+            .strip_prefix('#')
+            .and_then(|rest| rest.split_once('='))
+        else {
+            break;
+        };
         match key.trim().to_ascii_lowercase().as_str() {
             "syntax" if syntax.is_none() => {
                 let value = value.trim();
                 let start = offset + line.rfind(value).unwrap_or_default();
                 let span = start..start + value.len();
-                syntax = Some(ImageUse { reference: value.to_owned(), span, line: index + 1 });
+                syntax = Some(ImageUse {
+                    reference: value.to_owned(),
+                    span,
+                    line: index + 1,
+                });
             }
             "escape" if value.trim() == "`" => escape = '`',
             "escape" | "check" => {}
@@ -214,7 +271,11 @@ fn instructions(text: &str, escape: char) -> Vec<Instruction> {
         offset += raw.len();
         let line = raw.trim_end_matches(['\n', '\r']);
         if let Some((dash, delimiter)) = heredocs.first() {
-            let body = if *dash { line.trim_start_matches('\t') } else { line };
+            let body = if *dash {
+                line.trim_start_matches('\t')
+            } else {
+                line
+            };
             if body == delimiter {
                 heredocs.remove(0);
             }
@@ -226,14 +287,23 @@ fn instructions(text: &str, escape: char) -> Vec<Instruction> {
         }
         let body = line.trim_end();
         let continued = body.ends_with(escape);
-        let body = if continued { body.strip_suffix(escape).unwrap_or(body) } else { body };
-        let instruction =
-            current.get_or_insert_with(|| Instruction { text: String::new(), offsets: Vec::new(), line: index + 1 });
+        let body = if continued {
+            body.strip_suffix(escape).unwrap_or(body)
+        } else {
+            body
+        };
+        let instruction = current.get_or_insert_with(|| Instruction {
+            text: String::new(),
+            offsets: Vec::new(),
+            line: index + 1,
+        });
         instruction.text.push_str(body);
         instruction.offsets.extend(start..start + body.len());
         if !continued {
             let finished = current.take();
-            if let Some(instruction) = finished.filter(|instruction| !instruction.text.trim().is_empty()) {
+            if let Some(instruction) =
+                finished.filter(|instruction| !instruction.text.trim().is_empty())
+            {
                 heredocs = heredoc_delimiters(&instruction.text);
                 result.push(instruction);
             }
@@ -244,10 +314,18 @@ fn instructions(text: &str, escape: char) -> Vec<Instruction> {
 }
 
 fn heredoc_delimiters(instruction: &str) -> Vec<(bool, String)> {
-    let keyword = instruction.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
-    let (Some(heredoc), "RUN" | "COPY" | "ADD") = (HEREDOC.as_ref(), keyword.as_str()) else { return Vec::new() };
+    let keyword = instruction
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_ascii_uppercase();
+    let (Some(heredoc), "RUN" | "COPY" | "ADD") = (HEREDOC.as_ref(), keyword.as_str()) else {
+        return Vec::new();
+    };
     let captures = heredoc.captures_iter(instruction);
-    captures.map(|found| (!found[1].is_empty(), found[2].to_owned())).collect()
+    captures
+        .map(|found| (!found[1].is_empty(), found[2].to_owned()))
+        .collect()
 }
 
 /// Byte ranges of the blank-separated words.
@@ -287,7 +365,10 @@ fn from_flag(text: &str, flag: &Range<usize>) -> Option<Range<usize>> {
 }
 
 fn unquote(word: &str) -> &str {
-    let inner = |quote| word.strip_prefix(quote).and_then(|rest: &str| rest.strip_suffix(quote));
+    let inner = |quote| {
+        word.strip_prefix(quote)
+            .and_then(|rest: &str| rest.strip_suffix(quote))
+    };
     inner('"').or_else(|| inner('\'')).unwrap_or(word)
 }
 
@@ -306,7 +387,10 @@ impl<'args> Scope<'args> {
             known.insert(format!("{side}PLATFORM"), platform.to_owned());
             known.insert(format!("{side}OS"), os.unwrap_or_default().to_owned());
             known.insert(format!("{side}ARCH"), arch.unwrap_or_default().to_owned());
-            known.insert(format!("{side}VARIANT"), variant.unwrap_or_default().to_owned());
+            known.insert(
+                format!("{side}VARIANT"),
+                variant.unwrap_or_default().to_owned(),
+            );
         }
         Self { given, known }
     }
@@ -330,7 +414,9 @@ impl<'args> Scope<'args> {
             result.push_str(before);
             let (name, operation, tail) = match after.strip_prefix('{') {
                 Some(braced) => {
-                    let (inner, tail) = braced.split_once('}').ok_or_else(|| format!("`{word}` has no closing brace"))?;
+                    let (inner, tail) = braced
+                        .split_once('}')
+                        .ok_or_else(|| format!("`{word}` has no closing brace"))?;
                     let end = inner.find(|c: char| !is_name(c)).unwrap_or(inner.len());
                     let (name, operation) = inner.split_at(end);
                     (name, operation, tail)
@@ -344,11 +430,17 @@ impl<'args> Scope<'args> {
             let value = self.known.get(name).map(String::as_str).unwrap_or_default();
             match operation.split_at_checked(2) {
                 None if operation.is_empty() => result.push_str(value),
-                Some((":-", default)) if value.is_empty() => result.push_str(&self.expand(default)?),
+                Some((":-", default)) if value.is_empty() => {
+                    result.push_str(&self.expand(default)?)
+                }
                 Some((":-", _)) => result.push_str(value),
                 Some((":+", other)) if !value.is_empty() => result.push_str(&self.expand(other)?),
                 Some((":+", _)) => {}
-                _ => return Err(format!("`{word}`: only ${{NAME}}, ${{NAME:-default}} and ${{NAME:+value}} are known")),
+                _ => {
+                    return Err(format!(
+                        "`{word}`: only ${{NAME}}, ${{NAME:-default}} and ${{NAME:+value}} are known"
+                    ));
+                }
             }
             rest = tail;
         }
@@ -366,11 +458,20 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Dockerfile {
-        Dockerfile::parse(text.to_owned(), Path::new("Dockerfile"), &BTreeMap::new(), "linux/amd64").unwrap()
+        Dockerfile::parse(
+            text.to_owned(),
+            Path::new("Dockerfile"),
+            &BTreeMap::new(),
+            "linux/amd64",
+        )
+        .unwrap()
     }
 
     fn replace(text: &str, pairs: &[(&str, &str)]) -> String {
-        let map = pairs.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect();
+        let map = pairs
+            .iter()
+            .map(|(from, to)| ((*from).to_owned(), (*to).to_owned()))
+            .collect();
         parse(text).with_images(&map, false)
     }
 
@@ -385,9 +486,18 @@ mod tests {
     #[test]
     fn arguments_are_filled_in() {
         let text = "ARG VERSION=1.95\nARG SUITE\nFROM rust:${VERSION}-slim-${SUITE:-bookworm}\nFROM base-$TARGETARCH\n";
-        assert_eq!(parse(text).references(), ["rust:1.95-slim-bookworm", "base-amd64"]);
+        assert_eq!(
+            parse(text).references(),
+            ["rust:1.95-slim-bookworm", "base-amd64"]
+        );
         let given = BTreeMap::from([("VERSION".to_owned(), "1.96".to_owned())]);
-        let file = Dockerfile::parse(text.to_owned(), Path::new("Dockerfile"), &given, "linux/arm64").unwrap();
+        let file = Dockerfile::parse(
+            text.to_owned(),
+            Path::new("Dockerfile"),
+            &given,
+            "linux/arm64",
+        )
+        .unwrap();
         assert_eq!(file.references(), ["rust:1.96-slim-bookworm", "base-arm64"]);
     }
 
@@ -395,19 +505,30 @@ mod tests {
     fn replacing_touches_the_reference_only() {
         let text = "# a comment\nARG V=1\nFROM --platform=linux/amd64 \\\n  # inside\n  rust:$V AS build\nRUN --mount=type=bind,from=tools:2,target=/t echo rust:1\n";
         let expected = "# a comment\nARG V=1\nFROM --platform=linux/amd64 \\\n  # inside\n  local/rust:x AS build\nRUN --mount=type=bind,from=local/tools:y,target=/t echo rust:1\n";
-        assert_eq!(replace(text, &[("rust:1", "local/rust:x"), ("tools:2", "local/tools:y")]), expected);
+        assert_eq!(
+            replace(
+                text,
+                &[("rust:1", "local/rust:x"), ("tools:2", "local/tools:y")]
+            ),
+            expected
+        );
     }
 
     #[test]
     fn here_documents_are_not_instructions() {
-        let file = parse("FROM a\nRUN <<EOF cat <<-\"END\"\nFROM b\nEOF\n\tFROM c\n\tEND\nCOPY --from=d / /\n");
+        let file = parse(
+            "FROM a\nRUN <<EOF cat <<-\"END\"\nFROM b\nEOF\n\tFROM c\n\tEND\nCOPY --from=d / /\n",
+        );
         assert_eq!(file.references(), ["a", "d"]);
     }
 
     #[test]
     fn the_syntax_line_is_found_and_can_be_dropped() {
         let file = parse("# syntax=docker/dockerfile:1\nFROM a\n");
-        assert_eq!(file.syntax.as_ref().map(|syntax| syntax.reference.as_str()), Some("docker/dockerfile:1"));
+        assert_eq!(
+            file.syntax.as_ref().map(|syntax| syntax.reference.as_str()),
+            Some("docker/dockerfile:1")
+        );
         assert_eq!(file.with_images(&BTreeMap::new(), true), "#\nFROM a\n");
         assert!(parse("FROM a\n# syntax=late\n").syntax.is_none());
     }
@@ -420,10 +541,23 @@ mod tests {
 
     #[test]
     fn errors_name_the_line() {
-        for (text, line) in [("RUN true\n", ":1:"), ("ARG A\nFROM $A\n", ":2:"), ("FROM ${A\n", ":1:"), ("FROM\n", ":1:")] {
-            let error =
-                Dockerfile::parse(text.to_owned(), Path::new("D"), &BTreeMap::new(), "linux/amd64").unwrap_err();
-            assert!(error.to_string().starts_with(&format!("D{line}")), "{error}");
+        for (text, line) in [
+            ("RUN true\n", ":1:"),
+            ("ARG A\nFROM $A\n", ":2:"),
+            ("FROM ${A\n", ":1:"),
+            ("FROM\n", ":1:"),
+        ] {
+            let error = Dockerfile::parse(
+                text.to_owned(),
+                Path::new("D"),
+                &BTreeMap::new(),
+                "linux/amd64",
+            )
+            .unwrap_err();
+            assert!(
+                error.to_string().starts_with(&format!("D{line}")),
+                "{error}"
+            );
         }
     }
 

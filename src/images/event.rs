@@ -123,7 +123,10 @@ pub struct Recorder(Mutex<Vec<ImageEvent>>);
 impl Recorder {
     /// What was reported so far.
     pub fn events(&self) -> Vec<ImageEvent> {
-        self.0.lock().map(|events| events.clone()).unwrap_or_default()
+        self.0
+            .lock()
+            .map(|events| events.clone())
+            .unwrap_or_default()
     }
 }
 
@@ -148,7 +151,9 @@ impl<W: Write + Send> PlainReporter<W> {
 
 impl<W: Write + Send> Reporter for PlainReporter<W> {
     fn event(&self, event: ImageEvent) {
-        let (Some(line), Ok(mut output)) = (event.describe(), self.0.lock()) else { return };
+        let (Some(line), Ok(mut output)) = (event.describe(), self.0.lock()) else {
+            return;
+        };
         // A closed terminal is no reason to stop a push.
         let _ = writeln!(output, "{line}");
     }
@@ -158,20 +163,48 @@ impl ImageEvent {
     /// One line for people, or nothing where a line would only be noise.
     pub fn describe(&self) -> Option<String> {
         Some(match self {
-            Self::Substituted { image, by } => format!("{image} cannot be pulled: {by} takes its place"),
+            Self::Substituted { image, by } => {
+                format!("{image} cannot be pulled: {by} takes its place")
+            }
             Self::BuildStarted { component, reason } => format!("{component}: building ({reason})"),
             Self::BuildLine { component, line } => format!("{component}: {line}"),
-            Self::BuildFinished { component, seconds } => format!("{component}: built in {seconds:.1} s"),
-            Self::LayerCompressed { component, uncompressed, compressed, .. } => {
+            Self::BuildFinished { component, seconds } => {
+                format!("{component}: built in {seconds:.1} s")
+            }
+            Self::LayerCompressed {
+                component,
+                uncompressed,
+                compressed,
+                ..
+            } => {
                 format!("{component}: compressed a layer from {uncompressed} to {compressed} bytes")
             }
-            Self::Pushed { component, reference, blobs_sent, blobs_reused } => {
-                format!("{component}: pushed {reference} ({blobs_sent} blobs sent, {blobs_reused} already there)")
+            Self::Pushed {
+                component,
+                reference,
+                blobs_sent,
+                blobs_reused,
+            } => {
+                format!(
+                    "{component}: pushed {reference} ({blobs_sent} blobs sent, {blobs_reused} already there)"
+                )
             }
             Self::Skipped { component, reason } => format!("{component}: nothing to do ({reason})"),
-            Self::Pinned { file, line, reference } => format!("{file}:{line}: pinned {reference}"),
-            Self::Retrying { operation, reason, seconds } => format!("{operation} again in {seconds:.1} s: {reason}"),
-            Self::Summary { requests, bytes_sent, seconds } => {
+            Self::Pinned {
+                file,
+                line,
+                reference,
+            } => format!("{file}:{line}: pinned {reference}"),
+            Self::Retrying {
+                operation,
+                reason,
+                seconds,
+            } => format!("{operation} again in {seconds:.1} s: {reason}"),
+            Self::Summary {
+                requests,
+                bytes_sent,
+                seconds,
+            } => {
                 format!("{requests} requests, {bytes_sent} bytes sent, {seconds:.2} s")
             }
             Self::UploadProgress { .. } | Self::Unknown => return None,

@@ -21,11 +21,15 @@ pub(super) fn stage(path: &Path, bytes: &[u8]) -> io::Result<Staged> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let mut file = tempfile::Builder::new().prefix(".orch-").tempfile_in(folder)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".orch-")
+        .tempfile_in(folder)?;
     file.write_all(bytes)?;
     match fs::metadata(&target) {
         Ok(metadata) => file.as_file().set_permissions(metadata.permissions())?,
-        Err(_) => file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?,
+        Err(_) => file
+            .as_file()
+            .set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?,
     }
     file.as_file().sync_all()?;
     Ok(Staged { target, file })
@@ -34,8 +38,14 @@ pub(super) fn stage(path: &Path, bytes: &[u8]) -> io::Result<Staged> {
 impl Staged {
     /// Makes the new content visible.
     pub(super) fn commit(self) -> io::Result<()> {
-        self.file.persist(&self.target).map_err(|error| error.error)?;
-        if let Some(folder) = self.target.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        self.file
+            .persist(&self.target)
+            .map_err(|error| error.error)?;
+        if let Some(folder) = self
+            .target
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+        {
             File::open(folder)?.sync_all()?;
         }
         Ok(())

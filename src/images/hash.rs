@@ -56,7 +56,9 @@ pub struct Records {
 impl Records {
     /// Opens a list of the given kind and format version.
     pub fn new(label: &str, version: u32) -> Self {
-        let mut records = Self { hasher: Sha256::new() };
+        let mut records = Self {
+            hasher: Sha256::new(),
+        };
         records.fields(&[label.as_bytes(), version.to_string().as_bytes()]);
         records
     }

@@ -25,13 +25,17 @@ pub enum InputError {
     #[error(transparent)]
     Dockerfile(#[from] DockerfileError),
     /// Components that need each other.
-    #[error("the components {names} are each built from the next: one of them has to start from something else")]
+    #[error(
+        "the components {names} are each built from the next: one of them has to start from something else"
+    )]
     Cycle {
         /// Their names, in order.
         names: String,
     },
     /// A base without identity.
-    #[error("{component}: nothing is known about its base image {reference}: run `orch images push` once with a network")]
+    #[error(
+        "{component}: nothing is known about its base image {reference}: run `orch images push` once with a network"
+    )]
     UnknownBase {
         /// The component.
         component: String,
@@ -73,7 +77,10 @@ pub struct Input {
 
 /// Reads all components, in parallel.
 pub async fn read(components: &[Component]) -> Result<Vec<Source>, InputError> {
-    let names: BTreeSet<String> = components.iter().map(|component| component.name.clone()).collect();
+    let names: BTreeSet<String> = components
+        .iter()
+        .map(|component| component.name.clone())
+        .collect();
     let tasks: Vec<_> = components
         .iter()
         .map(|component| {
@@ -100,16 +107,30 @@ fn read_one(component: Component, names: &BTreeSet<String>) -> Result<Source, In
             bases.push(reference.to_owned());
         }
     }
-    Ok(Source { component, context, context_hash, dockerfile, dependencies, bases })
+    Ok(Source {
+        component,
+        context,
+        context_hash,
+        dockerfile,
+        dependencies,
+        bases,
+    })
 }
 
 /// Dependencies first; by name where it does not matter.
 fn sort(sources: Vec<Source>) -> Result<Vec<Source>, InputError> {
-    let mut waiting: BTreeMap<String, Source> =
-        sources.into_iter().map(|source| (source.component.name.clone(), source)).collect();
+    let mut waiting: BTreeMap<String, Source> = sources
+        .into_iter()
+        .map(|source| (source.component.name.clone(), source))
+        .collect();
     let mut sorted: Vec<Source> = Vec::new();
     while !waiting.is_empty() {
-        let ready = waiting.iter().find(|(_, source)| !source.dependencies.iter().any(|name| waiting.contains_key(name)));
+        let ready = waiting.iter().find(|(_, source)| {
+            !source
+                .dependencies
+                .iter()
+                .any(|name| waiting.contains_key(name))
+        });
         let Some(name) = ready.map(|(name, _)| name.clone()) else {
             let names = waiting.keys().cloned().collect::<Vec<_>>().join(", ");
             return Err(InputError::Cycle { names });
@@ -129,7 +150,10 @@ pub fn name(
         let component = &source.component;
         let mut identities = Vec::new();
         for reference in source.dockerfile.references() {
-            let found = match inputs.get(reference).filter(|_| source.dependencies.contains(reference)) {
+            let found = match inputs
+                .get(reference)
+                .filter(|_| source.dependencies.contains(reference))
+            {
                 Some(dependency) => dependency.hash.to_string(),
                 None => identity(reference)
                     .ok_or_else(|| InputError::UnknownBase {
@@ -153,13 +177,20 @@ fn name_one(source: &Source, identities: &[(String, String)]) -> Input {
         arguments.fields(&[key.as_bytes(), value.as_bytes()]);
     }
     let mut settings = Records::new("orch.settings", 1);
-    settings.fields(&[component.platform.as_bytes(), COMPRESSION.as_bytes(), b"provenance=false"]);
+    settings.fields(&[
+        component.platform.as_bytes(),
+        COMPRESSION.as_bytes(),
+        b"provenance=false",
+    ]);
     settings.fields(&[SOURCE_DATE_EPOCH.to_string().as_bytes()]);
     let parts = [
         ("arguments", arguments.finish()),
         ("bases", bases::hash_identities(identities)),
         ("context", source.context_hash),
-        ("dockerfile", Sha256Digest::of(source.dockerfile.text.as_bytes())),
+        (
+            "dockerfile",
+            Sha256Digest::of(source.dockerfile.text.as_bytes()),
+        ),
         ("settings", settings.finish()),
     ];
     let mut records = Records::new("orch.input", VERSION);
@@ -167,8 +198,15 @@ fn name_one(source: &Source, identities: &[(String, String)]) -> Input {
         records.fields(&[part.as_bytes(), hash.as_bytes()]);
     }
     let hash = records.finish();
-    let parts = parts.iter().map(|(part, hash)| ((*part).to_owned(), hash.to_string())).collect();
-    Input { hash, tag: tag(&hash), parts }
+    let parts = parts
+        .iter()
+        .map(|(part, hash)| ((*part).to_owned(), hash.to_string()))
+        .collect();
+    Input {
+        hash,
+        tag: tag(&hash),
+        parts,
+    }
 }
 
 #[cfg(test)]
@@ -196,7 +234,10 @@ mod tests {
             component(root.path(), "other", "FROM debian:bookworm-slim\n"),
         ];
         let sources = read(&components).await.unwrap();
-        let order: Vec<&str> = sources.iter().map(|source| source.component.name.as_str()).collect();
+        let order: Vec<&str> = sources
+            .iter()
+            .map(|source| source.component.name.as_str())
+            .collect();
         assert_eq!(order, ["other", "z-bottom", "middle", "a-top"]);
         let before = name(&sources, identity).unwrap();
         std::fs::write(root.path().join("z-bottom/new"), "x").unwrap();
@@ -205,14 +246,23 @@ mod tests {
             assert_ne!(before[changed].hash, after[changed].hash, "{changed}");
         }
         assert_eq!(before["other"], after["other"]);
-        assert_eq!(before["a-top"].parts["context"], after["a-top"].parts["context"]);
-        assert_ne!(before["a-top"].parts["bases"], after["a-top"].parts["bases"]);
+        assert_eq!(
+            before["a-top"].parts["context"],
+            after["a-top"].parts["context"]
+        );
+        assert_ne!(
+            before["a-top"].parts["bases"],
+            after["a-top"].parts["bases"]
+        );
     }
 
     #[tokio::test]
     async fn a_circle_is_an_error_that_names_it() {
         let root = tempfile::tempdir().unwrap();
-        let components = [component(root.path(), "a", "FROM b\n"), component(root.path(), "b", "FROM a\n")];
+        let components = [
+            component(root.path(), "a", "FROM b\n"),
+            component(root.path(), "b", "FROM a\n"),
+        ];
         let error = read(&components).await.unwrap_err();
         assert!(error.to_string().contains("a, b"), "{error}");
     }

@@ -23,7 +23,9 @@ pub enum LockError {
         source: std::io::Error,
     },
     /// It is not what orch writes.
-    #[error("{path}:{line}:{column}: this is not a lock that orch wrote: restore it from git, or delete it to make a new one")]
+    #[error(
+        "{path}:{line}:{column}: this is not a lock that orch wrote: restore it from git, or delete it to make a new one"
+    )]
     Format {
         /// The lock.
         path: PathBuf,
@@ -95,7 +97,12 @@ impl Entry {
 
 impl Default for Lock {
     fn default() -> Self {
-        Self { version: VERSION, bases: BTreeMap::new(), components: BTreeMap::new(), other: BTreeMap::new() }
+        Self {
+            version: VERSION,
+            bases: BTreeMap::new(),
+            components: BTreeMap::new(),
+            other: BTreeMap::new(),
+        }
     }
 }
 
@@ -104,8 +111,15 @@ impl Lock {
     pub fn read(path: &Path) -> Result<Self, LockError> {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(source) => return Err(LockError::Read { path: path.to_owned(), source }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
+            Err(source) => {
+                return Err(LockError::Read {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
         };
         let lock: Self = serde_json::from_slice(&bytes).map_err(|source| LockError::Format {
             path: path.to_owned(),
@@ -114,14 +128,20 @@ impl Lock {
             source,
         })?;
         if lock.version != VERSION {
-            return Err(LockError::Version { path: path.to_owned(), found: lock.version });
+            return Err(LockError::Version {
+                path: path.to_owned(),
+                found: lock.version,
+            });
         }
         Ok(lock)
     }
 
     /// Replaces the file in one step; an equal file is left alone. True when it was written.
     pub fn write(&self, path: &Path) -> Result<bool, LockError> {
-        let failed = |source| LockError::Write { path: path.to_owned(), source };
+        let failed = |source| LockError::Write {
+            path: path.to_owned(),
+            source,
+        };
         let mut text = serde_json::to_string_pretty(self).map_err(|error| failed(error.into()))?;
         text.push('\n');
         file::replace(path, text.as_bytes()).map_err(failed)
@@ -138,11 +158,15 @@ mod tests {
         let path = folder.path().join("images.lock");
         std::fs::write(&path, r#"{"version": 1, "k3s": {"v1": "sha256:aa"}}"#).unwrap();
         let mut lock = Lock::read(&path).unwrap();
-        lock.bases.insert("debian:bookworm-slim".to_owned(), "sha256:bb".to_owned());
+        lock.bases
+            .insert("debian:bookworm-slim".to_owned(), "sha256:bb".to_owned());
         assert!(lock.write(&path).unwrap());
         assert!(!lock.write(&path).unwrap());
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.contains(r#""v1": "sha256:aa""#) && text.ends_with("}\n"), "{text}");
+        assert!(
+            text.contains(r#""v1": "sha256:aa""#) && text.ends_with("}\n"),
+            "{text}"
+        );
         assert_eq!(Lock::read(&path).unwrap(), lock);
     }
 
@@ -152,8 +176,18 @@ mod tests {
         let path = folder.path().join("images.lock");
         assert_eq!(Lock::read(&path).unwrap(), Lock::default());
         std::fs::write(&path, "{\n  \"version\": x\n}").unwrap();
-        assert!(Lock::read(&path).unwrap_err().to_string().contains("images.lock:2:14"));
+        assert!(
+            Lock::read(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("images.lock:2:14")
+        );
         std::fs::write(&path, r#"{"version": 9}"#).unwrap();
-        assert!(Lock::read(&path).unwrap_err().to_string().contains("format 9"));
+        assert!(
+            Lock::read(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("format 9")
+        );
     }
 }

@@ -56,13 +56,17 @@ pub enum ImageError {
     #[error(transparent)]
     Lock(#[from] lock::LockError),
     /// Hub needs to know whose images these are.
-    #[error("no namespace to push to at {registry}: set `registry.namespace` in orch.yaml, or DOCKER_HUB_USERNAME")]
+    #[error(
+        "no namespace to push to at {registry}: set `registry.namespace` in orch.yaml, or DOCKER_HUB_USERNAME"
+    )]
     Namespace {
         /// The registry.
         registry: String,
     },
     /// The local registry has no recipe.
-    #[error("there are no credentials for docker.io, and {folder} has no `{component}` component to run a local registry from: run `docker login`")]
+    #[error(
+        "there are no credentials for docker.io, and {folder} has no `{component}` component to run a local registry from: run `docker login`"
+    )]
     NoStandIn {
         /// Where components are.
         folder: std::path::PathBuf,

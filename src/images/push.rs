@@ -45,34 +45,56 @@ pub struct Knowledge {
 impl Knowledge {
     /// What earlier runs learnt about the registry at `host`, kept below `cache`.
     pub fn load(cache: &Path, host: &str) -> Self {
-        let path = cache.join("registries").join(format!("{}.json", host.replace([':', '[', ']'], "_")));
-        let repositories = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        Self { path, repositories: Mutex::new(repositories.unwrap_or_default()), in_flight: Mutex::default() }
+        let path = cache
+            .join("registries")
+            .join(format!("{}.json", host.replace([':', '[', ']'], "_")));
+        let repositories = std::fs::read(&path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Self {
+            path,
+            repositories: Mutex::new(repositories.unwrap_or_default()),
+            in_flight: Mutex::default(),
+        }
     }
 
     /// Keeps it for the next run. A cache that cannot be written costs requests, not correctness.
     pub fn save(&self) {
-        let Ok(repositories) = self.repositories.lock() else { return };
-        let Ok(bytes) = serde_json::to_vec(&*repositories) else { return };
+        let Ok(repositories) = self.repositories.lock() else {
+            return;
+        };
+        let Ok(bytes) = serde_json::to_vec(&*repositories) else {
+            return;
+        };
         if let Some(folder) = self.path.parent() {
-            let _ = std::fs::create_dir_all(folder).and_then(|()| file::replace(&self.path, &bytes).map(|_| ()));
+            let _ = std::fs::create_dir_all(folder)
+                .and_then(|()| file::replace(&self.path, &bytes).map(|_| ()));
         }
     }
 
     fn holds(&self, repository: &str, digest: &str) -> bool {
         let repositories = self.repositories.lock();
-        repositories.is_ok_and(|known| known.get(repository).is_some_and(|blobs| blobs.contains(digest)))
+        repositories.is_ok_and(|known| {
+            known
+                .get(repository)
+                .is_some_and(|blobs| blobs.contains(digest))
+        })
     }
 
     fn elsewhere(&self, repository: &str, digest: &str) -> Option<String> {
         let repositories = self.repositories.lock().ok()?;
-        let mut others = repositories.iter().filter(|(name, blobs)| *name != repository && blobs.contains(digest));
+        let mut others = repositories
+            .iter()
+            .filter(|(name, blobs)| *name != repository && blobs.contains(digest));
         others.next().map(|(name, _)| name.clone())
     }
 
     fn learn(&self, repository: &str, digest: &str) {
         if let Ok(mut repositories) = self.repositories.lock() {
-            repositories.entry(repository.to_owned()).or_default().insert(digest.to_owned());
+            repositories
+                .entry(repository.to_owned())
+                .or_default()
+                .insert(digest.to_owned());
         }
     }
 
@@ -91,7 +113,9 @@ impl Knowledge {
 
     fn turn(&self, digest: &str) -> Arc<tokio::sync::Mutex<()>> {
         let in_flight = self.in_flight.lock();
-        in_flight.map(|mut turns| Arc::clone(turns.entry(digest.to_owned()).or_default())).unwrap_or_default()
+        in_flight
+            .map(|mut turns| Arc::clone(turns.entry(digest.to_owned()).or_default()))
+            .unwrap_or_default()
     }
 }
 
@@ -110,13 +134,14 @@ pub struct Pusher {
 }
 
 impl Pusher {
-    /// Pushes `image` as `repository:tag`. If somebody else was first, theirs is taken over.
+    /// Pushes `image` as `repository:tag`. If somebody else was first, theirs is taken over, unless it is `replaces`.
     pub async fn push(
         &self,
         component: &str,
         repository: &str,
         tag: &str,
         image: &Image,
+        replaces: Option<&str>,
     ) -> Result<Pushed, RegistryError> {
         let manifest = image.manifest().map_err(|error| RegistryError::Protocol {
             operation: format!("describing {repository}"),
@@ -127,27 +152,55 @@ impl Pusher {
         blobs.retain(|blob| seen.insert(blob.digest.clone()));
         let mut sent = self.send_all(component, repository, &blobs).await?;
         // Whoever pinned the first image of this name must find it there.
-        if let Some(theirs) = self.registry.head_manifest(repository, tag).await? {
-            return Ok(Pushed { digest: theirs, sent, reused: blobs.len() as u64 - sent });
+        let there = self.registry.head_manifest(repository, tag).await?;
+        if let Some(theirs) = there.filter(|theirs| Some(theirs.as_str()) != replaces) {
+            return Ok(Pushed {
+                digest: theirs,
+                sent,
+                reused: blobs.len() as u64 - sent,
+            });
         }
         match self.registry.put_manifest(repository, tag, &manifest).await {
             // The registry lost blobs that it had: it was emptied or collected its garbage.
-            Err(RegistryError::Status { status: 400 | 404, .. }) => {
+            Err(RegistryError::Status {
+                status: 400 | 404, ..
+            }) => {
                 self.knowledge.forget_all();
                 sent += self.send_all(component, repository, &blobs).await?;
-                self.registry.put_manifest(repository, tag, &manifest).await?;
+                self.registry
+                    .put_manifest(repository, tag, &manifest)
+                    .await?;
             }
             other => other?,
         }
         self.knowledge.keep_only(repository, seen);
-        Ok(Pushed { digest: manifest.digest(), sent, reused: (blobs.len() as u64).saturating_sub(sent) })
+        Ok(Pushed {
+            digest: manifest.digest(),
+            sent,
+            reused: (blobs.len() as u64).saturating_sub(sent),
+        })
     }
 
-    /// Gives a manifest that is in the registry another tag. Nothing if the digest is not there after all.
-    pub async fn retag(&self, repository: &str, digest: &str, tag: &str) -> Result<Option<Pushed>, RegistryError> {
-        let Some(manifest) = self.registry.get_manifest(repository, digest).await? else { return Ok(None) };
-        self.registry.put_manifest(repository, tag, &manifest).await?;
-        Ok(Some(Pushed { digest: digest.to_owned(), sent: 0, reused: 0 }))
+    /// Gives a manifest that is in the registry another tag.
+    pub async fn retag(
+        &self,
+        repository: &str,
+        digest: &str,
+        tag: &str,
+    ) -> Result<Pushed, RegistryError> {
+        let manifest = self.registry.get_manifest(repository, digest).await?;
+        let manifest = manifest.ok_or_else(|| RegistryError::Protocol {
+            operation: format!("tagging {repository}@{digest} as {tag}"),
+            reason: "the registry lost it a moment ago: run the command again".to_owned(),
+        })?;
+        self.registry
+            .put_manifest(repository, tag, &manifest)
+            .await?;
+        Ok(Pushed {
+            digest: digest.to_owned(),
+            sent: 0,
+            reused: 0,
+        })
     }
 
     fn blobs(&self, image: &Image) -> Vec<Blob> {
@@ -167,13 +220,27 @@ impl Pusher {
     }
 
     /// Brings all blobs into the repository; how many had to be sent.
-    async fn send_all(&self, component: &str, repository: &str, blobs: &[Blob]) -> Result<u64, RegistryError> {
-        let tasks: FuturesUnordered<_> =
-            blobs.iter().map(|blob| self.send_one(component, repository, blob)).collect();
-        tasks.try_fold(0, |total, sent| async move { Ok(total + u64::from(sent)) }).await
+    async fn send_all(
+        &self,
+        component: &str,
+        repository: &str,
+        blobs: &[Blob],
+    ) -> Result<u64, RegistryError> {
+        let tasks: FuturesUnordered<_> = blobs
+            .iter()
+            .map(|blob| self.send_one(component, repository, blob))
+            .collect();
+        tasks
+            .try_fold(0, |total, sent| async move { Ok(total + u64::from(sent)) })
+            .await
     }
 
-    async fn send_one(&self, component: &str, repository: &str, blob: &Blob) -> Result<bool, RegistryError> {
+    async fn send_one(
+        &self,
+        component: &str,
+        repository: &str,
+        blob: &Blob,
+    ) -> Result<bool, RegistryError> {
         if self.knowledge.holds(repository, &blob.digest) {
             return Ok(false);
         }
@@ -187,9 +254,20 @@ impl Pusher {
             self.knowledge.learn(repository, &blob.digest);
             return Ok(false);
         }
-        let blob = Blob { progress: Some(self.progress(component, blob)), ..blob.clone() };
+        let blob = Blob {
+            progress: Some(self.progress(component, blob)),
+            ..blob.clone()
+        };
         let (registry, reporter) = (self.registry.as_ref(), self.reporter.as_ref());
-        let outcome = upload(registry, repository, &blob, mount_from.as_deref(), self.policy, reporter).await?;
+        let outcome = upload(
+            registry,
+            repository,
+            &blob,
+            mount_from.as_deref(),
+            self.policy,
+            reporter,
+        )
+        .await?;
         self.knowledge.learn(repository, &blob.digest);
         Ok(outcome == Outcome::Sent)
     }
@@ -203,7 +281,12 @@ impl Pusher {
             let sent = (before + bytes).min(total);
             if before / PROGRESS_STEP != sent / PROGRESS_STEP || sent == total {
                 let (component, digest) = (component.clone(), digest.clone());
-                reporter.event(ImageEvent::UploadProgress { component, digest, sent, total });
+                reporter.event(ImageEvent::UploadProgress {
+                    component,
+                    digest,
+                    sent,
+                    total,
+                });
             }
         })
     }

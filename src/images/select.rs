@@ -27,8 +27,10 @@ pub fn select(
     names: &[String],
     manifests: &[Manifest],
 ) -> Result<Selection, ImageError> {
-    let known: BTreeMap<&str, &Component> =
-        components.iter().map(|component| (component.name.as_str(), component)).collect();
+    let known: BTreeMap<&str, &Component> = components
+        .iter()
+        .map(|component| (component.name.as_str(), component))
+        .collect();
     if let Some(name) = names.iter().find(|name| !known.contains_key(name.as_str())) {
         return Err(ImageError::Component(ComponentError::Unknown {
             name: name.clone(),
@@ -42,15 +44,27 @@ pub fn select(
         known.keys().map(|name| (*name).to_owned()).collect()
     } else {
         let images = manifests.iter().flat_map(|manifest| &manifest.images);
-        images.filter_map(|image| component_of(&image.value, known.keys().copied())).map(str::to_owned).collect()
+        images
+            .filter_map(|image| component_of(&image.value, known.keys().copied()))
+            .map(str::to_owned)
+            .collect()
     };
     let mut references: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut all_bases = BTreeSet::new();
     for component in components {
-        let dockerfile = Dockerfile::read(&component.dockerfile, &component.args, &component.platform)
-            .map_err(InputError::from)?;
-        let used: Vec<String> = dockerfile.references().into_iter().map(str::to_owned).collect();
-        all_bases.extend(used.iter().filter(|reference| !known.contains_key(reference.as_str())).cloned());
+        let dockerfile =
+            Dockerfile::read(&component.dockerfile, &component.args, &component.platform)
+                .map_err(InputError::from)?;
+        let used: Vec<String> = dockerfile
+            .references()
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        all_bases.extend(
+            used.iter()
+                .filter(|reference| !known.contains_key(reference.as_str()))
+                .cloned(),
+        );
         references.insert(&component.name, used);
     }
     let mut wanted: BTreeSet<&str> = BTreeSet::new();
@@ -58,9 +72,20 @@ pub fn select(
     while let Some(name) = waiting.pop() {
         if wanted.insert(name) {
             let used = references.get(name).into_iter().flatten();
-            waiting.extend(used.filter_map(|reference| known.get(reference.as_str()).map(|found| found.name.as_str())));
+            waiting.extend(used.filter_map(|reference| {
+                known
+                    .get(reference.as_str())
+                    .map(|found| found.name.as_str())
+            }));
         }
     }
-    let components = wanted.iter().filter_map(|name| known.get(name).map(|component| (*component).clone())).collect();
-    Ok(Selection { published, components, all_bases })
+    let components = wanted
+        .iter()
+        .filter_map(|name| known.get(name).map(|component| (*component).clone()))
+        .collect();
+    Ok(Selection {
+        published,
+        components,
+        all_bases,
+    })
 }

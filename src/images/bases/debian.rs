@@ -15,7 +15,10 @@ use crate::images::event::ImageEvent;
 
 /// apt settings that keep layers small and runs unattended; the same as in the official image.
 const APT_SETTINGS: [(&str, &str); 4] = [
-    ("docker-autoremove-suggests", "Apt::AutoRemove::SuggestsImportant \"false\";\n"),
+    (
+        "docker-autoremove-suggests",
+        "Apt::AutoRemove::SuggestsImportant \"false\";\n",
+    ),
     (
         "docker-clean",
         "DPkg::Post-Invoke { \"rm -f /var/cache/apt/archives/*.deb /var/cache/apt/archives/partial/*.deb /var/cache/apt/*.bin || true\"; };\n\
@@ -56,19 +59,32 @@ pub(super) async fn make(
     identity: &str,
 ) -> Result<(), BaseError> {
     let name = identity.trim_start_matches("sha256:");
-    let archive = kitchen.cache.join(format!("{name}-{}.tar.gz", kitchen.architecture()));
+    let archive = kitchen
+        .cache
+        .join(format!("{name}-{}.tar.gz", kitchen.architecture()));
     if kitchen.refresh || !archive.exists() {
-        fs::create_dir_all(kitchen.cache).map_err(|source| kitchen.write_failed(kitchen.cache, source))?;
+        fs::create_dir_all(kitchen.cache)
+            .map_err(|source| kitchen.write_failed(kitchen.cache, source))?;
         bootstrap(kitchen, suite, slim, &archive).await?;
     }
     let path = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    let imported = kitchen.engine.import(&archive, tag, &[path, "CMD [\"bash\"]"]).await;
+    let imported = kitchen
+        .engine
+        .import(&archive, tag, &[path, "CMD [\"bash\"]"])
+        .await;
     imported.map_err(|error| kitchen.engine_failed(error))
 }
 
-async fn bootstrap(kitchen: &Kitchen<'_>, suite: &str, slim: bool, archive: &Path) -> Result<(), BaseError> {
+async fn bootstrap(
+    kitchen: &Kitchen<'_>,
+    suite: &str,
+    slim: bool,
+    archive: &Path,
+) -> Result<(), BaseError> {
     if !rustix::process::geteuid().is_root() {
-        return Err(kitchen.cannot("debootstrap needs root: run this once with sudo, the result is kept"));
+        return Err(
+            kitchen.cannot("debootstrap needs root: run this once with sudo, the result is kept")
+        );
     }
     let sources = host_sources(kitchen, suite).await?;
     let folder = tempfile::Builder::new()
@@ -78,7 +94,13 @@ async fn bootstrap(kitchen: &Kitchen<'_>, suite: &str, slim: bool, archive: &Pat
     let root = folder.path().join("root");
     let mirror = sources.get(suite).map(String::as_str).unwrap_or_default();
     let mut command = Command::new("debootstrap");
-    command.args(["--variant=minbase", "--force-check-gpg", "--arch", kitchen.architecture(), "--", suite]);
+    command.args([
+        "--variant=minbase",
+        "--force-check-gpg",
+        "--arch",
+        kitchen.architecture(),
+        suite,
+    ]);
     command.arg(&root).arg(mirror);
     run(kitchen, command).await?;
     configure(kitchen, &root, suite, slim, &sources)?;
@@ -91,21 +113,42 @@ async fn bootstrap(kitchen: &Kitchen<'_>, suite: &str, slim: bool, archive: &Pat
         fs::create_dir_all(&parent).map_err(|source| kitchen.write_failed(&parent, source))?;
         fs::copy(own_bundle, &bundle).map_err(|source| kitchen.write_failed(&bundle, source))?;
     }
-    chroot(kitchen, &root, "apt-get update && apt-get -y -o Dpkg::Options::=--force-confold dist-upgrade").await?;
+    chroot(
+        kitchen,
+        &root,
+        "apt-get update && apt-get -y -o Dpkg::Options::=--force-confold dist-upgrade",
+    )
+    .await?;
     if slim {
         chroot(kitchen, &root, SLIM_DOWN).await?;
     }
     chroot(kitchen, &root, CLEAN).await?;
-    for leftover in [lent.then_some(bundle), Some(root.join("usr/sbin/policy-rc.d"))].into_iter().flatten() {
+    for leftover in [
+        lent.then_some(bundle),
+        Some(root.join("usr/sbin/policy-rc.d")),
+    ]
+    .into_iter()
+    .flatten()
+    {
         fs::remove_file(&leftover).map_err(|source| kitchen.write_failed(&leftover, source))?;
     }
     pack(kitchen, &root, archive).await
 }
 
 /// Writes what makes a Debian a Docker image of Debian.
-fn configure(kitchen: &Kitchen<'_>, root: &Path, suite: &str, slim: bool, sources: &Sources) -> Result<(), BaseError> {
+fn configure(
+    kitchen: &Kitchen<'_>,
+    root: &Path,
+    suite: &str,
+    slim: bool,
+    sources: &Sources,
+) -> Result<(), BaseError> {
     let mut lists = String::new();
-    for name in [suite.to_owned(), format!("{suite}-updates"), format!("{suite}-security")] {
+    for name in [
+        suite.to_owned(),
+        format!("{suite}-updates"),
+        format!("{suite}-security"),
+    ] {
         if let Some(url) = sources.get(&name) {
             lists.push_str(&format!(
                 "Types: deb\nURIs: {url}\nSuites: {name}\nComponents: main\n\
@@ -114,7 +157,11 @@ fn configure(kitchen: &Kitchen<'_>, root: &Path, suite: &str, slim: bool, source
         }
     }
     let mut files: Vec<(PathBuf, &str, u32)> = vec![
-        (root.join("etc/apt/sources.list.d/debian.sources"), lists.trim_end(), 0o644),
+        (
+            root.join("etc/apt/sources.list.d/debian.sources"),
+            lists.trim_end(),
+            0o644,
+        ),
         (root.join("usr/sbin/policy-rc.d"), POLICY, 0o755),
     ];
     for (name, text) in APT_SETTINGS {
@@ -130,7 +177,9 @@ fn configure(kitchen: &Kitchen<'_>, root: &Path, suite: &str, slim: bool, source
     }
     let old = root.join("etc/apt/sources.list");
     match fs::remove_file(&old) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(kitchen.write_failed(&old, error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(kitchen.write_failed(&old, error))
+        }
         _ => Ok(()),
     }
 }
@@ -138,7 +187,9 @@ fn configure(kitchen: &Kitchen<'_>, root: &Path, suite: &str, slim: bool, source
 async fn chroot(kitchen: &Kitchen<'_>, root: &Path, script: &str) -> Result<(), BaseError> {
     let mut command = Command::new("chroot");
     command.arg(root).args(["sh", "-euc", script]);
-    command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8");
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("LC_ALL", "C.UTF-8");
     command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     run(kitchen, command).await
 }
@@ -149,8 +200,19 @@ async fn pack(kitchen: &Kitchen<'_>, root: &Path, archive: &Path) -> Result<(), 
     partial.push(format!(".{}.partial", std::process::id()));
     let partial = PathBuf::from(partial);
     let mut command = Command::new("tar");
-    command.args(["--create", "--gzip", "--numeric-owner", "--sort=name", "--one-file-system", "--xattrs"]);
-    command.arg(format!("--mtime=@{SOURCE_DATE_EPOCH}")).arg("--exclude=./dev/*").arg("--file").arg(&partial);
+    command.args([
+        "--create",
+        "--gzip",
+        "--numeric-owner",
+        "--sort=name",
+        "--one-file-system",
+        "--xattrs",
+    ]);
+    command
+        .arg(format!("--mtime=@{SOURCE_DATE_EPOCH}"))
+        .arg("--exclude=./dev/*")
+        .arg("--file")
+        .arg(&partial);
     command.arg("--directory").arg(root).arg(".");
     let packed = run(kitchen, command).await;
     if packed.is_err() {
@@ -167,12 +229,15 @@ async fn pack(kitchen: &Kitchen<'_>, root: &Path, archive: &Path) -> Result<(), 
 async fn run(kitchen: &Kitchen<'_>, command: Command) -> Result<(), BaseError> {
     let finished = child::succeed(command, |line| {
         let component = kitchen.reference.to_owned();
-        kitchen.reporter.event(ImageEvent::BuildLine { component, line: line.to_owned() });
+        kitchen.reporter.event(ImageEvent::BuildLine {
+            component,
+            line: line.to_owned(),
+        });
     });
     finished.await.map_err(|error| match error {
-        crate::images::engine::EngineError::Start { program, .. } => {
-            kitchen.cannot(format!("`{program}` is not installed: run `apt-get install {program}`"))
-        }
+        crate::images::engine::EngineError::Start { program, .. } => kitchen.cannot(format!(
+            "`{program}` is not installed: run `apt-get install {program}`"
+        )),
         other => kitchen.engine_failed(other),
     })
 }
@@ -199,11 +264,17 @@ fn parse_sources(output: &str, suite: &str) -> Sources {
     let mut sources = Sources::new();
     for line in output.lines() {
         let fields: Vec<&str> = line.split('|').collect();
-        let ["Packages", url, release, codename, "main"] = fields.as_slice() else { continue };
+        let ["Packages", url, release, codename, "main"] = fields.as_slice() else {
+            continue;
+        };
         if !url.starts_with("http://") && !url.starts_with("https://") {
             continue;
         }
-        for wanted in [suite.to_owned(), format!("{suite}-updates"), format!("{suite}-security")] {
+        for wanted in [
+            suite.to_owned(),
+            format!("{suite}-updates"),
+            format!("{suite}-security"),
+        ] {
             if *release == wanted || *codename == wanted {
                 sources.entry(wanted).or_insert_with(|| (*url).to_owned());
             }
@@ -223,8 +294,14 @@ mod tests {
                       Packages|http://m/debian/|bookworm|bookworm|contrib\n\
                       Packages|http://m/security/|bookworm-security|bookworm-security|main\n\
                       Packages|cdrom:[x]/|bookworm-updates|bookworm-updates|main\nnonsense\n";
-        let expected = [("bookworm", "http://m/debian/"), ("bookworm-security", "http://m/security/")];
-        let expected: Sources = expected.iter().map(|(name, url)| ((*name).to_owned(), (*url).to_owned())).collect();
+        let expected = [
+            ("bookworm", "http://m/debian/"),
+            ("bookworm-security", "http://m/security/"),
+        ];
+        let expected: Sources = expected
+            .iter()
+            .map(|(name, url)| ((*name).to_owned(), (*url).to_owned()))
+            .collect();
         assert_eq!(parse_sources(output, "bookworm"), expected);
         assert!(parse_sources(output, "trixie").is_empty());
     }

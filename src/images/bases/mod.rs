@@ -146,14 +146,35 @@ impl Bases {
         meter: Arc<Meter>,
         reporter: Arc<dyn Reporter>,
     ) -> Self {
-        let known = locked.iter().map(|(reference, text)| (reference.clone(), parse(text))).collect();
-        Self { engine, cache, platform, reporter, meter, known, reachable: BTreeMap::new() }
+        let known = locked
+            .iter()
+            .map(|(reference, text)| (reference.clone(), parse(text)))
+            .collect();
+        Self {
+            engine,
+            cache,
+            platform,
+            reporter,
+            meter,
+            known,
+            reachable: BTreeMap::new(),
+        }
     }
 
     /// The identities for the lock, of the given references only: what is no longer used is forgotten.
-    pub fn locked<'a>(&self, references: impl IntoIterator<Item = &'a str>) -> BTreeMap<String, String> {
-        let keys = references.into_iter().filter_map(|reference| key(reference).ok());
-        keys.filter_map(|key| self.known.get(&key).map(|identity| (key.clone(), identity.to_string()))).collect()
+    pub fn locked<'a>(
+        &self,
+        references: impl IntoIterator<Item = &'a str>,
+    ) -> BTreeMap<String, String> {
+        let keys = references
+            .into_iter()
+            .filter_map(|reference| key(reference).ok());
+        keys.filter_map(|key| {
+            self.known
+                .get(&key)
+                .map(|identity| (key.clone(), identity.to_string()))
+        })
+        .collect()
     }
 
     /// The identity if it is known without asking anybody.
@@ -201,22 +222,34 @@ impl Bases {
                     || self.recipe(reference, &parsed)?.identity(reference).await? == *hash
             }
         };
-        if usable || reference.contains('@') {
+        if usable {
             return Ok(false);
+        }
+        if reference.contains('@') {
+            return Err(BaseError::Unavailable {
+                reference: reference.to_owned(),
+                host: parsed.registry().to_owned(),
+            });
         }
         Ok(self.resolve(reference).await? != before)
     }
 
     /// The reference to build from: pinned by digest, or the substitute, made now if the engine lacks it.
-    pub async fn materialise(&mut self, reference: &str, refresh: bool) -> Result<String, BaseError> {
+    pub async fn materialise(
+        &mut self,
+        reference: &str,
+        refresh: bool,
+    ) -> Result<String, BaseError> {
         let parsed = parse_reference(reference)?;
         match self.identity(reference).await? {
             Identity::Digest(digest) => Ok(pinned(&parsed, &digest)),
             Identity::Substitute(hash) => {
                 let tag = substitute_tag(&parsed, &hash);
                 let recipe = self.recipe(reference, &parsed)?;
-                self.reporter
-                    .event(ImageEvent::Substituted { image: reference.to_owned(), by: recipe.describe() });
+                self.reporter.event(ImageEvent::Substituted {
+                    image: reference.to_owned(),
+                    by: recipe.describe(),
+                });
                 if refresh || !self.has(reference, &tag).await? {
                     let context = recipe::Kitchen {
                         engine: &self.engine,
@@ -246,20 +279,37 @@ impl Bases {
         answer
     }
 
-    fn client(&self, registry: &str, repositories: &[String]) -> Result<HttpRegistry, RegistryError> {
+    fn client(
+        &self,
+        registry: &str,
+        repositories: &[String],
+    ) -> Result<HttpRegistry, RegistryError> {
         let endpoint = Endpoint::of(registry, false)?;
         let credential = credentials::find(registry)?;
-        HttpRegistry::new(endpoint, credential, repositories.to_vec(), Arc::clone(&self.meter))
+        HttpRegistry::new(
+            endpoint,
+            credential,
+            repositories.to_vec(),
+            Arc::clone(&self.meter),
+        )
     }
 
     async fn digest(&self, reference: &str, parsed: &Reference) -> Result<String, BaseError> {
-        let failed = |source| BaseError::Registry { reference: reference.to_owned(), source };
+        let failed = |source| BaseError::Registry {
+            reference: reference.to_owned(),
+            source,
+        };
         // No scope to push: nobody may write to somebody else's repository.
         let client = self.client(parsed.registry(), &[]).map_err(failed)?;
         let client = Retrying::new(client, Policy::default(), Arc::clone(&self.reporter));
         let tag = parsed.tag().unwrap_or("latest");
-        let digest = client.head_manifest(parsed.repository(), tag).await.map_err(failed)?;
-        digest.ok_or_else(|| BaseError::Missing { reference: reference.to_owned() })
+        let digest = client
+            .head_manifest(parsed.repository(), tag)
+            .await
+            .map_err(failed)?;
+        digest.ok_or_else(|| BaseError::Missing {
+            reference: reference.to_owned(),
+        })
     }
 
     fn recipe(&self, reference: &str, parsed: &Reference) -> Result<Recipe, BaseError> {
@@ -271,12 +321,17 @@ impl Bases {
 
     async fn has(&self, reference: &str, tag: &str) -> Result<bool, BaseError> {
         let id = self.engine.image_id(tag).await;
-        id.map(|id| id.is_some()).map_err(|source| BaseError::Engine { reference: reference.to_owned(), source })
+        id.map(|id| id.is_some())
+            .map_err(|source| BaseError::Engine {
+                reference: reference.to_owned(),
+                source,
+            })
     }
 }
 
 fn parse(text: &str) -> Identity {
-    text.parse().unwrap_or_else(|never: std::convert::Infallible| match never {})
+    text.parse()
+        .unwrap_or_else(|never: std::convert::Infallible| match never {})
 }
 
 fn parse_reference(reference: &str) -> Result<Reference, BaseError> {
@@ -292,14 +347,26 @@ pub fn key(reference: &str) -> Result<String, BaseError> {
 }
 
 fn pinned(reference: &Reference, digest: &str) -> String {
-    format!("{}/{}@{digest}", reference.registry(), reference.repository())
+    format!(
+        "{}/{}@{digest}",
+        reference.registry(),
+        reference.repository()
+    )
 }
 
 /// What a substitute is called in the engine: `orch-base/debian:bookworm-slim-<12 hex>`.
 fn substitute_tag(reference: &Reference, hash: &str) -> String {
-    let name = reference.repository().rsplit('/').next().unwrap_or_default();
+    let name = reference
+        .repository()
+        .rsplit('/')
+        .next()
+        .unwrap_or_default();
     let hex = hash.trim_start_matches("sha256:");
-    format!("orch-base/{name}:{}-{}", reference.tag().unwrap_or("latest"), hex.get(..12).unwrap_or(hex))
+    format!(
+        "orch-base/{name}:{}-{}",
+        reference.tag().unwrap_or("latest"),
+        hex.get(..12).unwrap_or(hex)
+    )
 }
 
 /// The part of a component's input that its bases are: (reference, identity) in order.
@@ -317,11 +384,23 @@ mod tests {
 
     #[test]
     fn keys_and_tags_say_what_they_are() {
-        assert_eq!(key("debian:bookworm-slim").unwrap(), "docker.io/library/debian:bookworm-slim");
-        assert_eq!(key("docker.io/library/debian:bookworm-slim").unwrap(), key("debian:bookworm-slim").unwrap());
+        assert_eq!(
+            key("debian:bookworm-slim").unwrap(),
+            "docker.io/library/debian:bookworm-slim"
+        );
+        assert_eq!(
+            key("docker.io/library/debian:bookworm-slim").unwrap(),
+            key("debian:bookworm-slim").unwrap()
+        );
         let reference = parse_reference("rust:1.95-slim-bookworm").unwrap();
-        assert_eq!(substitute_tag(&reference, "sha256:0123456789abcdef"), "orch-base/rust:1.95-slim-bookworm-0123456789ab");
-        assert_eq!(pinned(&reference, "sha256:00"), "docker.io/library/rust@sha256:00");
+        assert_eq!(
+            substitute_tag(&reference, "sha256:0123456789abcdef"),
+            "orch-base/rust:1.95-slim-bookworm-0123456789ab"
+        );
+        assert_eq!(
+            pinned(&reference, "sha256:00"),
+            "docker.io/library/rust@sha256:00"
+        );
         assert!(key("Not Valid").is_err());
     }
 
@@ -330,6 +409,9 @@ mod tests {
         for text in ["sha256:aa", "substitute:sha256:bb"] {
             assert_eq!(parse(text).to_string(), text);
         }
-        assert_eq!(parse("substitute:sha256:bb"), Identity::Substitute("sha256:bb".to_owned()));
+        assert_eq!(
+            parse("substitute:sha256:bb"),
+            Identity::Substitute("sha256:bb".to_owned())
+        );
     }
 }

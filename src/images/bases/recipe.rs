@@ -58,17 +58,27 @@ pub struct Kitchen<'a> {
 impl Kitchen<'_> {
     /// An error that names the image.
     pub(super) fn cannot(&self, reason: impl Into<String>) -> BaseError {
-        BaseError::Recipe { reference: self.reference.to_owned(), reason: reason.into() }
+        BaseError::Recipe {
+            reference: self.reference.to_owned(),
+            reason: reason.into(),
+        }
     }
 
     /// An engine's or another program's error.
     pub(super) fn engine_failed(&self, source: EngineError) -> BaseError {
-        BaseError::Engine { reference: self.reference.to_owned(), source }
+        BaseError::Engine {
+            reference: self.reference.to_owned(),
+            source,
+        }
     }
 
     /// A file cannot be written.
     pub(super) fn write_failed(&self, path: &Path, source: std::io::Error) -> BaseError {
-        BaseError::Write { reference: self.reference.to_owned(), path: path.to_owned(), source }
+        BaseError::Write {
+            reference: self.reference.to_owned(),
+            path: path.to_owned(),
+            source,
+        }
     }
 
     /// The processor's name in Debian's words, which are Docker's.
@@ -88,13 +98,21 @@ impl Recipe {
         match reference.repository() {
             "library/debian" => {
                 let name = tag.strip_suffix("-slim");
-                Some(Self::Debian { suite: suite(name.unwrap_or(tag))?, slim: name.is_some() })
+                Some(Self::Debian {
+                    suite: suite(name.unwrap_or(tag))?,
+                    slim: name.is_some(),
+                })
             }
             "library/rust" => {
                 let (version, rest) = tag.split_once('-')?;
-                let numbers = version.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+                let numbers = version
+                    .split('.')
+                    .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
                 let suite = suite(rest.strip_prefix("slim-").unwrap_or(rest))?;
-                numbers.then(|| Self::Rust { version: version.to_owned(), suite })
+                numbers.then(|| Self::Rust {
+                    version: version.to_owned(),
+                    suite,
+                })
             }
             _ => None,
         }
@@ -103,8 +121,12 @@ impl Recipe {
     /// What the user is told.
     pub fn describe(&self) -> String {
         match self {
-            Self::Debian { suite, .. } => format!("an image of Debian {suite} made with debootstrap"),
-            Self::Rust { suite, .. } => format!("an image of Debian {suite} with this host's Rust toolchain"),
+            Self::Debian { suite, .. } => {
+                format!("an image of Debian {suite} made with debootstrap")
+            }
+            Self::Rust { suite, .. } => {
+                format!("an image of Debian {suite} with this host's Rust toolchain")
+            }
         }
     }
 
@@ -113,27 +135,51 @@ impl Recipe {
         let mut records = Records::new("orch.recipe", 1);
         match self {
             Self::Debian { suite, slim } => {
-                records.fields(&[VERSION, b"debian", suite.as_bytes(), if *slim { b"slim" } else { b"full" }]);
+                records.fields(&[
+                    VERSION,
+                    b"debian",
+                    suite.as_bytes(),
+                    if *slim { b"slim" } else { b"full" },
+                ]);
             }
             Self::Rust { version, suite } => {
                 let toolchain = Toolchain::find(version, reference).await?;
-                records.fields(&[VERSION, b"rust", suite.as_bytes(), toolchain.version.as_bytes()]);
+                records.fields(&[
+                    VERSION,
+                    b"rust",
+                    suite.as_bytes(),
+                    toolchain.version.as_bytes(),
+                ]);
             }
         }
         Ok(records.finish().to_string())
     }
 
     /// Makes the image and tags it.
-    pub async fn make(&self, kitchen: &Kitchen<'_>, tag: &str, identity: &str) -> Result<(), BaseError> {
+    pub async fn make(
+        &self,
+        kitchen: &Kitchen<'_>,
+        tag: &str,
+        identity: &str,
+    ) -> Result<(), BaseError> {
         match self {
-            Self::Debian { suite, slim } => debian::make(kitchen, suite, *slim, tag, identity).await,
+            Self::Debian { suite, slim } => {
+                debian::make(kitchen, suite, *slim, tag, identity).await
+            }
             Self::Rust { version, suite } => {
                 let base = format!("docker.io/library/debian:{suite}-slim");
                 let parsed = super::parse_reference(&base)?;
-                let below = Self::Debian { suite: suite.clone(), slim: true };
+                let below = Self::Debian {
+                    suite: suite.clone(),
+                    slim: true,
+                };
                 let identity = below.identity(&base).await?;
                 let base = substitute_tag(&parsed, &identity);
-                let present = kitchen.engine.image_id(&base).await.map_err(|error| kitchen.engine_failed(error))?;
+                let present = kitchen
+                    .engine
+                    .image_id(&base)
+                    .await
+                    .map_err(|error| kitchen.engine_failed(error))?;
                 if present.is_none() {
                     debian::make(kitchen, suite, true, &base, &identity).await?;
                 }
@@ -154,20 +200,44 @@ mod tests {
 
     #[test]
     fn only_what_can_be_made_has_a_recipe() {
-        let debian = |slim| Some(Recipe::Debian { suite: "bookworm".to_owned(), slim });
+        let debian = |slim| {
+            Some(Recipe::Debian {
+                suite: "bookworm".to_owned(),
+                slim,
+            })
+        };
         assert_eq!(find("debian:bookworm-slim"), debian(true));
         assert_eq!(find("docker.io/library/debian:bookworm"), debian(false));
-        let rust = |version: &str| Some(Recipe::Rust { version: version.to_owned(), suite: "bookworm".to_owned() });
+        let rust = |version: &str| {
+            Some(Recipe::Rust {
+                version: version.to_owned(),
+                suite: "bookworm".to_owned(),
+            })
+        };
         assert_eq!(find("rust:1.95-slim-bookworm"), rust("1.95"));
         assert_eq!(find("rust:1-bookworm"), rust("1"));
-        for other in ["debian:latest", "debian:sid", "alpine:3", "rust:1.95-alpine", "ghcr.io/x/debian:bookworm"] {
+        for other in [
+            "debian:latest",
+            "debian:sid",
+            "alpine:3",
+            "rust:1.95-alpine",
+            "ghcr.io/x/debian:bookworm",
+        ] {
             assert_eq!(find(other), None, "{other}");
         }
     }
 
     #[tokio::test]
     async fn the_identity_depends_on_what_is_asked_for_alone() {
-        let identity = |slim| async move { Recipe::Debian { suite: "bookworm".to_owned(), slim }.identity("x").await.unwrap() };
+        let identity = |slim| async move {
+            Recipe::Debian {
+                suite: "bookworm".to_owned(),
+                slim,
+            }
+            .identity("x")
+            .await
+            .unwrap()
+        };
         assert_eq!(identity(true).await, identity(true).await);
         assert_ne!(identity(true).await, identity(false).await);
     }

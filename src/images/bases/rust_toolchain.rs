@@ -12,7 +12,14 @@ use crate::images::engine::child;
 use crate::images::event::ImageEvent;
 
 /// What the toolchain's folder holds and a build needs; documentation, sources and editors' tools stay behind.
-const PARTS: [&str; 6] = ["bin/cargo", "bin/rustc", "bin/rustdoc", "lib/*.so*", "lib/rustlib/*/lib", "lib/rustlib/*/bin"];
+const PARTS: [&str; 6] = [
+    "bin/cargo",
+    "bin/rustc",
+    "bin/rustdoc",
+    "lib/*.so*",
+    "lib/rustlib/*/lib",
+    "lib/rustlib/*/bin",
+];
 
 /// A Rust toolchain on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,48 +37,88 @@ impl Toolchain {
     pub(super) async fn find(version: &str, reference: &str) -> Result<Self, BaseError> {
         let mut seen = Vec::new();
         // rustup knows more toolchains than the one that is the default here.
-        let full = if version.split('.').count() == 2 { format!("{version}.0") } else { version.to_owned() };
+        let full = if version.split('.').count() == 2 {
+            format!("{version}.0")
+        } else {
+            version.to_owned()
+        };
         for name in [Some(full.as_str()), Some(version), Some("stable"), None] {
             let mut command = Command::new("rustc");
-            command.args(["--version", "--verbose"]).current_dir("/").env("RUSTUP_AUTO_INSTALL", "0");
+            command
+                .args(["--version", "--verbose"])
+                .current_dir("/")
+                .env("RUSTUP_AUTO_INSTALL", "0");
             match name {
                 Some(name) => command.env("RUSTUP_TOOLCHAIN", name),
                 None => command.env_remove("RUSTUP_TOOLCHAIN"),
             };
-            let Ok(output) = child::output(command).await else { continue };
-            let Some((found, host)) = parse_version(&output) else { continue };
+            let Ok(output) = child::output(command).await else {
+                continue;
+            };
+            let Some((found, host)) = parse_version(&output) else {
+                continue;
+            };
             if !satisfies(&found, version) {
                 seen.push(found);
                 continue;
             }
             let mut command = Command::new("rustc");
-            command.args(["--print", "sysroot"]).current_dir("/").env("RUSTUP_AUTO_INSTALL", "0");
+            command
+                .args(["--print", "sysroot"])
+                .current_dir("/")
+                .env("RUSTUP_AUTO_INSTALL", "0");
             match name {
                 Some(name) => command.env("RUSTUP_TOOLCHAIN", name),
                 None => command.env_remove("RUSTUP_TOOLCHAIN"),
             };
             if let Ok(sysroot) = child::output(command).await {
-                return Ok(Self { version: found, host, sysroot: sysroot.trim().into() });
+                return Ok(Self {
+                    version: found,
+                    host,
+                    sysroot: sysroot.trim().into(),
+                });
             }
         }
-        let have = if seen.is_empty() { "none".to_owned() } else { seen.join(", ") };
-        let reason = format!("it needs Rust {version}, this host has {have}: run `rustup toolchain install {full}`");
-        Err(BaseError::Recipe { reference: reference.to_owned(), reason })
+        let have = if seen.is_empty() {
+            "none".to_owned()
+        } else {
+            seen.join(", ")
+        };
+        let reason = format!(
+            "it needs Rust {version}, this host has {have}: run `rustup toolchain install {full}`"
+        );
+        Err(BaseError::Recipe {
+            reference: reference.to_owned(),
+            reason,
+        })
     }
 }
 
 /// Release and host triple out of `rustc --version --verbose`.
 fn parse_version(output: &str) -> Option<(String, String)> {
-    let field = |name: &str| output.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned());
+    let field = |name: &str| {
+        output
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .map(|value| value.trim().to_owned())
+    };
     Some((field("release:")?, field("host:")?))
 }
 
 fn satisfies(found: &str, wanted: &str) -> bool {
-    found == wanted || found.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('.'))
+    found == wanted
+        || found
+            .strip_prefix(wanted)
+            .is_some_and(|rest| rest.starts_with('.'))
 }
 
 /// Builds the image on `base`, from the toolchain's folder as the context.
-pub(super) async fn make(kitchen: &Kitchen<'_>, toolchain: &Toolchain, base: &str, tag: &str) -> Result<(), BaseError> {
+pub(super) async fn make(
+    kitchen: &Kitchen<'_>,
+    toolchain: &Toolchain,
+    base: &str,
+    tag: &str,
+) -> Result<(), BaseError> {
     let folder = tempfile::Builder::new()
         .prefix("orch-base-")
         .tempdir()
@@ -81,17 +128,31 @@ pub(super) async fn make(kitchen: &Kitchen<'_>, toolchain: &Toolchain, base: &st
         fs::write(&path, text).map_err(|source| kitchen.write_failed(&path, source))
     };
     write("Dockerfile", dockerfile(toolchain, base))?;
-    let kept = PARTS.iter().map(|part| format!("!{part}\n")).collect::<String>();
+    let kept = PARTS
+        .iter()
+        .map(|part| format!("!{part}\n"))
+        .collect::<String>();
     write("Dockerfile.dockerignore", format!("*\n{kept}"))?;
-    let mut command = kitchen.engine.command(&["buildx", "build", "--progress=plain", "--provenance=false", "--load"]);
-    command.args(["--tag", tag, "--platform", kitchen.platform, "--file"]).arg(folder.path().join("Dockerfile"));
+    let mut command = kitchen.engine.command(&[
+        "buildx",
+        "build",
+        "--progress=plain",
+        "--provenance=false",
+        "--load",
+    ]);
+    command
+        .args(["--tag", tag, "--platform", kitchen.platform, "--file"])
+        .arg(folder.path().join("Dockerfile"));
     if kitchen.refresh {
         command.arg("--no-cache");
     }
     command.arg(&toolchain.sysroot);
     let finished = child::succeed(command, |line| {
         let component = kitchen.reference.to_owned();
-        kitchen.reporter.event(ImageEvent::BuildLine { component, line: line.to_owned() });
+        kitchen.reporter.event(ImageEvent::BuildLine {
+            component,
+            line: line.to_owned(),
+        });
     });
     finished.await.map_err(|error| kitchen.engine_failed(error))
 }
@@ -129,7 +190,10 @@ mod tests {
     #[test]
     fn the_compiler_says_what_it_is() {
         let output = "rustc 1.95.0 (aaa 2026-01-01)\nbinary: rustc\nhost: x86_64-unknown-linux-gnu\nrelease: 1.95.0\n";
-        assert_eq!(parse_version(output), Some(("1.95.0".to_owned(), "x86_64-unknown-linux-gnu".to_owned())));
+        assert_eq!(
+            parse_version(output),
+            Some(("1.95.0".to_owned(), "x86_64-unknown-linux-gnu".to_owned()))
+        );
         assert_eq!(parse_version("something else"), None);
     }
 }

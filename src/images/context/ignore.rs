@@ -79,7 +79,11 @@ impl Matcher {
                 _ => cleaned,
             };
             let matches = compile(&text).map_err(|reason| invalid(&reason))?;
-            patterns.push(Pattern { text, includes, matches });
+            patterns.push(Pattern {
+                text,
+                includes,
+                matches,
+            });
         }
         Ok(Self { patterns })
     }
@@ -104,15 +108,27 @@ impl Matcher {
 
     /// Can a `!` pattern bring back something below the excluded folder `path`?
     pub fn may_include_below(&self, path: &str) -> bool {
-        self.patterns.iter().filter(|pattern| pattern.includes).any(|pattern| {
-            let literal: Vec<&str> =
-                pattern.text.split('/').take_while(|part| !part.contains(['*', '?', '[', '\\'])).collect();
-            let whole = literal.len() == pattern.text.split('/').count();
-            let mut folder = path.split('/');
-            let agrees = literal.iter().zip(folder.by_ref()).all(|(left, right)| *left == right);
-            // A pattern without wildcards that is shorter than the folder names an ancestor, which counts for all below it.
-            agrees && (!whole || literal.len() > path.split('/').count() || path.starts_with(&pattern.text))
-        })
+        self.patterns
+            .iter()
+            .filter(|pattern| pattern.includes)
+            .any(|pattern| {
+                let literal: Vec<&str> = pattern
+                    .text
+                    .split('/')
+                    .take_while(|part| !part.contains(['*', '?', '[', '\\']))
+                    .collect();
+                let whole = literal.len() == pattern.text.split('/').count();
+                let mut folder = path.split('/');
+                let agrees = literal
+                    .iter()
+                    .zip(folder.by_ref())
+                    .all(|(left, right)| *left == right);
+                // A pattern without wildcards that is shorter than the folder names an ancestor, which counts for all below it.
+                agrees
+                    && (!whole
+                        || literal.len() > path.split('/').count()
+                        || path.starts_with(&pattern.text))
+            })
     }
 }
 
@@ -121,7 +137,9 @@ impl Pattern {
         match &self.matches {
             Match::Exact => path == self.text,
             Match::Prefix(prefix) => path.starts_with(prefix),
-            Match::Suffix(suffix) => path.ends_with(suffix) || suffix.strip_prefix('/') == Some(path),
+            Match::Suffix(suffix) => {
+                path.ends_with(suffix) || suffix.strip_prefix('/') == Some(path)
+            }
             Match::Regex(regex) => regex.is_match(path),
         }
     }
@@ -241,7 +259,10 @@ mod tests {
         assert!(!excluded("*\n!keep", "keep"));
         assert!(!excluded("*\n!keep", "keep/below"));
         assert!(excluded("*\n!keep\nkeep/secret", "keep/secret"));
-        assert!(excluded("*.md\n!README*.md\nREADME-secret.md", "README-secret.md"));
+        assert!(excluded(
+            "*.md\n!README*.md\nREADME-secret.md",
+            "README-secret.md"
+        ));
     }
 
     #[test]

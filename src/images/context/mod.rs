@@ -42,7 +42,9 @@ pub enum ContextError {
         path: PathBuf,
     },
     /// A device, pipe or socket.
-    #[error("{path} is neither a file, a folder nor a symbolic link: remove it or list it in .dockerignore")]
+    #[error(
+        "{path} is neither a file, a folder nor a symbolic link: remove it or list it in .dockerignore"
+    )]
     Kind {
         /// The path.
         path: PathBuf,
@@ -144,7 +146,10 @@ impl Context {
     pub fn scan(root: &Path, dockerfile: &Path) -> Result<Self, ContextError> {
         let matcher = ignore::Matcher::for_build(root, dockerfile)?;
         let entries = walk::walk(root, &matcher)?;
-        Ok(Self { root: root.to_owned(), entries })
+        Ok(Self {
+            root: root.to_owned(),
+            entries,
+        })
     }
 
     /// Sum of the file sizes in bytes, and the number of files.
@@ -169,9 +174,12 @@ impl Context {
             visitor.entry(entry)?;
             match &entry.kind {
                 Kind::Directory => records.fields(&[b"directory", entry.path.as_bytes()]),
-                Kind::Symlink { target } => records.fields(&[b"symlink", entry.path.as_bytes(), target.as_bytes()]),
+                Kind::Symlink { target } => {
+                    records.fields(&[b"symlink", entry.path.as_bytes(), target.as_bytes()])
+                }
                 Kind::File { executable, size } => {
-                    let digest = read_file(&self.root.join(&entry.path), *size, &mut buffer, visitor)?;
+                    let digest =
+                        read_file(&self.root.join(&entry.path), *size, &mut buffer, visitor)?;
                     let mode: &[u8] = if *executable { b"0755" } else { b"0644" };
                     records.fields(&[b"file", entry.path.as_bytes(), mode, &digest]);
                 }
@@ -182,8 +190,16 @@ impl Context {
     }
 }
 
-fn read_file(path: &Path, size: u64, buffer: &mut [u8], visitor: &mut impl Visitor) -> Result<[u8; 32], ContextError> {
-    let read = |source| ContextError::Read { path: path.to_owned(), source };
+fn read_file(
+    path: &Path,
+    size: u64,
+    buffer: &mut [u8],
+    visitor: &mut impl Visitor,
+) -> Result<[u8; 32], ContextError> {
+    let read = |source| ContextError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let mut file = File::open(path).map_err(read)?;
     let mut hasher = Sha256::new();
     let mut total = 0;
@@ -198,7 +214,9 @@ fn read_file(path: &Path, size: u64, buffer: &mut [u8], visitor: &mut impl Visit
         visitor.content(chunk)?;
     }
     if total != size {
-        return Err(ContextError::Changed { path: path.to_owned() });
+        return Err(ContextError::Changed {
+            path: path.to_owned(),
+        });
     }
     Ok(hasher.finalize().into())
 }

@@ -21,13 +21,20 @@ pub struct Stage {
 impl Stage {
     /// Writes into `root`, which must exist and be empty.
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), open: None, folders: vec![root.to_owned()] }
+        Self {
+            root: root.to_owned(),
+            open: None,
+            folders: vec![root.to_owned()],
+        }
     }
 
     /// Folders last, because writing into one changes its time.
     pub fn finish(self) -> Result<(), ContextError> {
         for path in self.folders.iter().rev() {
-            set_link_time(path).map_err(|source| ContextError::Stage { path: path.clone(), source })?;
+            set_link_time(path).map_err(|source| ContextError::Stage {
+                path: path.clone(),
+                source,
+            })?;
         }
         Ok(())
     }
@@ -36,7 +43,10 @@ impl Stage {
 impl Visitor for Stage {
     fn entry(&mut self, entry: &Entry) -> Result<(), ContextError> {
         let path = self.root.join(&entry.path);
-        let failed = |source| ContextError::Stage { path: path.clone(), source };
+        let failed = |source| ContextError::Stage {
+            path: path.clone(),
+            source,
+        };
         match &entry.kind {
             Kind::Directory => {
                 fs::create_dir(&path).map_err(failed)?;
@@ -56,12 +66,18 @@ impl Visitor for Stage {
     }
 
     fn content(&mut self, bytes: &[u8]) -> Result<(), ContextError> {
-        let Some((path, file)) = &mut self.open else { return Ok(()) };
-        file.write_all(bytes).map_err(|source| ContextError::Stage { path: path.clone(), source })
+        let Some((path, file)) = &mut self.open else {
+            return Ok(());
+        };
+        file.write_all(bytes).map_err(|source| ContextError::Stage {
+            path: path.clone(),
+            source,
+        })
     }
 
     fn end(&mut self, entry: &Entry) -> Result<(), ContextError> {
-        let (Some((path, file)), Kind::File { executable, .. }) = (self.open.take(), &entry.kind) else {
+        let (Some((path, file)), Kind::File { executable, .. }) = (self.open.take(), &entry.kind)
+        else {
             return Ok(());
         };
         let mode = if *executable { 0o755 } else { 0o644 };
@@ -74,7 +90,13 @@ impl Visitor for Stage {
 
 /// Sets the fixed time on a link itself or on a folder.
 fn set_link_time(path: &Path) -> std::io::Result<()> {
-    let time = Timespec { tv_sec: SOURCE_DATE_EPOCH as i64, tv_nsec: 0 };
-    let times = Timestamps { last_access: time, last_modification: time };
+    let time = Timespec {
+        tv_sec: SOURCE_DATE_EPOCH as i64,
+        tv_nsec: 0,
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(Into::into)
 }

@@ -13,7 +13,10 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn hash(folder: &Path) -> Sha256Digest {
-    Context::scan(folder, &folder.join("Dockerfile")).unwrap().hash().unwrap()
+    Context::scan(folder, &folder.join("Dockerfile"))
+        .unwrap()
+        .hash()
+        .unwrap()
 }
 
 /// Applies one change and says whether the name changed.
@@ -26,12 +29,22 @@ fn changes(change: impl FnOnce(&Path)) -> bool {
 
 #[test]
 fn everything_that_reaches_the_builder_changes_the_hash() {
-    assert!(changes(|root| fs::write(root.join("src/main.rs"), "fn main() { }\n").unwrap()));
-    assert!(changes(|root| fs::rename(root.join("src/main.rs"), root.join("src/mein.rs")).unwrap()));
+    assert!(changes(|root| fs::write(
+        root.join("src/main.rs"),
+        "fn main() { }\n"
+    )
+    .unwrap()));
+    assert!(changes(|root| fs::rename(
+        root.join("src/main.rs"),
+        root.join("src/mein.rs")
+    )
+    .unwrap()));
     assert!(changes(|root| {
         fs::set_permissions(root.join("src/main.rs"), fs::Permissions::from_mode(0o755)).unwrap();
     }));
-    assert!(changes(|root| fs::remove_dir(root.join("src/empty")).unwrap()));
+    assert!(changes(
+        |root| fs::remove_dir(root.join("src/empty")).unwrap()
+    ));
     assert!(changes(|root| {
         fs::remove_file(root.join("src/link")).unwrap();
         symlink("other", root.join("src/link")).unwrap();
@@ -47,8 +60,9 @@ fn what_does_not_reach_the_builder_does_not() {
     assert!(!changes(|root| {
         let path = root.join("src/main.rs");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        let file = fs::File::options().write(true).open(&path).unwrap();
-        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap();
     }));
     let folder = folder();
     fs::write(folder.path().join(".dockerignore"), "notes\n").unwrap();
@@ -68,8 +82,14 @@ fn the_staged_copy_has_the_same_hash_and_fixed_times() {
     assert_eq!(digest, hash(folder.path()));
     assert_eq!(digest, hash(stage.path()));
     for name in ["src", "src/main.rs", "src/link", "src/empty"] {
-        let modified = fs::symlink_metadata(stage.path().join(name)).unwrap().modified().unwrap();
-        let seconds = modified.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let modified = fs::symlink_metadata(stage.path().join(name))
+            .unwrap()
+            .modified()
+            .unwrap();
+        let seconds = modified
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
         assert_eq!(seconds, SOURCE_DATE_EPOCH, "{name}");
     }
 }
@@ -78,16 +98,40 @@ fn the_staged_copy_has_the_same_hash_and_fixed_times() {
 fn an_ignore_file_beside_the_dockerfile_wins() {
     let folder = folder();
     fs::write(folder.path().join(".dockerignore"), "src\n").unwrap();
-    fs::write(folder.path().join("Dockerfile.dockerignore"), "Dockerfile*\n").unwrap();
+    fs::write(
+        folder.path().join("Dockerfile.dockerignore"),
+        "Dockerfile*\n",
+    )
+    .unwrap();
     let context = Context::scan(folder.path(), &folder.path().join("Dockerfile")).unwrap();
-    let paths: Vec<&str> = context.entries.iter().map(|entry| entry.path.as_str()).collect();
-    assert_eq!(paths, [".dockerignore", "src", "src/empty", "src/link", "src/main.rs"]);
+    let paths: Vec<&str> = context
+        .entries
+        .iter()
+        .map(|entry| entry.path.as_str())
+        .collect();
+    assert_eq!(
+        paths,
+        [
+            ".dockerignore",
+            "src",
+            "src/empty",
+            "src/link",
+            "src/main.rs"
+        ]
+    );
 }
 
 #[test]
 fn a_pipe_is_refused_by_name() {
     let folder = folder();
-    rustix::fs::mknodat(rustix::fs::CWD, folder.path().join("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        folder.path().join("pipe"),
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
     let error = Context::scan(folder.path(), &folder.path().join("Dockerfile")).unwrap_err();
     assert!(error.to_string().contains("pipe"), "{error}");
 }

@@ -24,13 +24,22 @@ fn walk_folder(
     entries: &mut Vec<Entry>,
 ) -> Result<bool, ContextError> {
     let folder = root.join(prefix);
-    let read = |source| ContextError::Read { path: folder.clone(), source };
+    let read = |source| ContextError::Read {
+        path: folder.clone(),
+        source,
+    };
     let mut any = false;
     for item in fs::read_dir(&folder).map_err(read)? {
         let item = item.map_err(read)?;
         let name = item.file_name();
-        let name = name.to_str().ok_or_else(|| ContextError::Name { path: item.path() })?;
-        let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
+        let name = name
+            .to_str()
+            .ok_or_else(|| ContextError::Name { path: item.path() })?;
+        let path = if prefix.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{prefix}/{name}")
+        };
         let (excluded, matches) = matcher.excludes(&path, parent);
         let kind = item.file_type().map_err(read)?;
         if kind.is_dir() {
@@ -40,7 +49,10 @@ fn walk_folder(
             let below = walk_folder(root, &path, matcher, &matches, entries)?;
             // Docker sends an excluded folder only as the way to a file that a `!` brought back.
             if !excluded || below {
-                entries.push(Entry { path, kind: Kind::Directory });
+                entries.push(Entry {
+                    path,
+                    kind: Kind::Directory,
+                });
                 any = true;
             }
             continue;
@@ -48,7 +60,10 @@ fn walk_folder(
         if excluded || kind.is_socket() {
             continue;
         }
-        entries.push(Entry { kind: entry_kind(&item)?, path });
+        entries.push(Entry {
+            kind: entry_kind(&item)?,
+            path,
+        });
         any = true;
     }
     Ok(any)
@@ -56,16 +71,26 @@ fn walk_folder(
 
 fn entry_kind(item: &fs::DirEntry) -> Result<Kind, ContextError> {
     let path = item.path();
-    let read = |source| ContextError::Read { path: path.clone(), source };
+    let read = |source| ContextError::Read {
+        path: path.clone(),
+        source,
+    };
     let metadata = item.metadata().map_err(read)?;
     if metadata.is_symlink() {
         let target = fs::read_link(&path).map_err(read)?;
-        let target = target.to_str().ok_or_else(|| ContextError::Name { path: path.clone() })?;
-        return Ok(Kind::Symlink { target: target.to_owned() });
+        let target = target
+            .to_str()
+            .ok_or_else(|| ContextError::Name { path: path.clone() })?;
+        return Ok(Kind::Symlink {
+            target: target.to_owned(),
+        });
     }
     if !metadata.is_file() {
         return Err(ContextError::Kind { path });
     }
     let executable = metadata.permissions().mode() & 0o111 != 0;
-    Ok(Kind::File { executable, size: metadata.len() })
+    Ok(Kind::File {
+        executable,
+        size: metadata.len(),
+    })
 }

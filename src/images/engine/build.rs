@@ -13,18 +13,31 @@ use crate::images::event::{ImageEvent, Reporter};
 use crate::images::hash::Sha256Digest;
 
 /// Where hosts keep the certificates they trust. The first that exists is offered to builds as the secret `ca`.
-const CA_BUNDLES: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+const CA_BUNDLES: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
 
 /// Proxy settings that are handed on by name, so that a password in one is not in the process list.
-const PROXIES: [&str; 8] =
-    ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy", "NO_PROXY", "no_proxy"];
+const PROXIES: [&str; 8] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+];
 
 /// A build did not give an image.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The builder says no.
-    #[error("building {component} from {dockerfile} failed. The last lines of the build:\n{output}")]
+    #[error(
+        "building {component} from {dockerfile} failed. The last lines of the build:\n{output}"
+    )]
     Failed {
         /// The component.
         component: String,
@@ -34,7 +47,9 @@ pub enum BuildError {
         output: String,
     },
     /// The builder says yes, but names no image.
-    #[error("building {component}: the builder reported no image ID; is the buildx driver able to load images?")]
+    #[error(
+        "building {component}: the builder reported no image ID; is the buildx driver able to load images?"
+    )]
     NoImage {
         /// The component.
         component: String,
@@ -86,19 +101,35 @@ pub struct Request<'a> {
 }
 
 /// Builds and gives the image's ID.
-pub async fn build(engine: &Engine, request: Request<'_>, reporter: &dyn Reporter) -> Result<String, BuildError> {
+pub async fn build(
+    engine: &Engine,
+    request: Request<'_>,
+    reporter: &dyn Reporter,
+) -> Result<String, BuildError> {
     let component = &request.component.name;
-    let temporary = |source| BuildError::Temporary { component: component.clone(), source };
-    let folder = tempfile::Builder::new().prefix("orch-build-").tempdir().map_err(temporary)?;
+    let temporary = |source| BuildError::Temporary {
+        component: component.clone(),
+        source,
+    };
+    let folder = tempfile::Builder::new()
+        .prefix("orch-build-")
+        .tempdir()
+        .map_err(temporary)?;
     let staged = stage(folder.path(), &request)?;
     let identity = folder.path().join("image-id");
     let command = command(engine, &request, folder.path(), &staged, &identity);
     let finished = child::lines(command, |line| {
         if !line.is_empty() {
-            reporter.event(ImageEvent::BuildLine { component: component.clone(), line: line.to_owned() });
+            reporter.event(ImageEvent::BuildLine {
+                component: component.clone(),
+                line: line.to_owned(),
+            });
         }
     });
-    let finished = finished.await.map_err(|source| BuildError::Engine { component: component.clone(), source })?;
+    let finished = finished.await.map_err(|source| BuildError::Engine {
+        component: component.clone(),
+        source,
+    })?;
     if !finished.status.success() {
         return Err(BuildError::Failed {
             component: component.clone(),
@@ -108,25 +139,38 @@ pub async fn build(engine: &Engine, request: Request<'_>, reporter: &dyn Reporte
     }
     match fs::read_to_string(&identity) {
         Ok(id) if id.trim().starts_with("sha256:") => Ok(id.trim().to_owned()),
-        _ => Err(BuildError::NoImage { component: component.clone() }),
+        _ => Err(BuildError::NoImage {
+            component: component.clone(),
+        }),
     }
 }
 
 /// Copies the context and writes the Dockerfile beside it, where no COPY can reach it.
 fn stage(folder: &Path, request: &Request<'_>) -> Result<PathBuf, BuildError> {
     let component = &request.component.name;
-    let temporary = |source| BuildError::Temporary { component: component.clone(), source };
-    let failed = |source| BuildError::Context { component: component.clone(), source };
+    let temporary = |source| BuildError::Temporary {
+        component: component.clone(),
+        source,
+    };
+    let failed = |source| BuildError::Context {
+        component: component.clone(),
+        source,
+    };
     // BuildKit recognises a context by the folder's last name and trusts size and time then, which are fixed here. A name that
     // was never used before makes it read every byte.
-    let unique = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let unique = folder
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let staged = folder.join(format!("{unique}-context"));
     fs::create_dir(&staged).map_err(temporary)?;
     let mut visitor = Stage::new(&staged);
     let hash = request.context.visit(&mut visitor).map_err(failed)?;
     visitor.finish().map_err(failed)?;
     if hash != request.context_hash {
-        return Err(failed(ContextError::Changed { path: request.component.context.clone() }));
+        return Err(failed(ContextError::Changed {
+            path: request.component.context.clone(),
+        }));
     }
     let recipe = folder.join(format!("{unique}-dockerfile"));
     fs::create_dir(&recipe).map_err(temporary)?;
@@ -136,19 +180,46 @@ fn stage(folder: &Path, request: &Request<'_>) -> Result<PathBuf, BuildError> {
     Ok(staged)
 }
 
-fn command(engine: &Engine, request: &Request<'_>, folder: &Path, staged: &Path, identity: &Path) -> Command {
+fn command(
+    engine: &Engine,
+    request: &Request<'_>,
+    folder: &Path,
+    staged: &Path,
+    identity: &Path,
+) -> Command {
     let component = request.component;
-    let unique = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let unique = folder
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     // Attestations would give an unchanged image a new digest with every build.
-    let mut command =
-        engine.command(&["buildx", "build", "--progress=plain", "--provenance=false", "--sbom=false", "--load"]);
-    command.arg("--iidfile").arg(identity).args(["--tag", request.tag, "--platform", &component.platform]);
-    command.arg("--file").arg(folder.join(format!("{unique}-dockerfile")).join("Dockerfile"));
+    let mut command = engine.command(&[
+        "buildx",
+        "build",
+        "--progress=plain",
+        "--provenance=false",
+        "--sbom=false",
+        "--load",
+    ]);
+    command.arg("--iidfile").arg(identity).args([
+        "--tag",
+        request.tag,
+        "--platform",
+        &component.platform,
+    ]);
+    command.arg("--file").arg(
+        folder
+            .join(format!("{unique}-dockerfile"))
+            .join("Dockerfile"),
+    );
     command.arg(format!("--build-arg=SOURCE_DATE_EPOCH={SOURCE_DATE_EPOCH}"));
     for (name, value) in &component.args {
         command.arg(format!("--build-arg={name}={value}"));
     }
-    for name in PROXIES.iter().filter(|name| std::env::var_os(name).is_some()) {
+    for name in PROXIES
+        .iter()
+        .filter(|name| std::env::var_os(name).is_some())
+    {
         command.args(["--build-arg", name]);
     }
     if let Some(bundle) = CA_BUNDLES.iter().find(|path| Path::new(path).exists()) {

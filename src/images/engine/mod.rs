@@ -52,15 +52,25 @@ pub struct Engine {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { program: std::env::var("DOCKER").unwrap_or_else(|_| "docker".to_owned()) }
+        Self::new(std::env::var("DOCKER").unwrap_or_else(|_| "docker".to_owned()))
     }
 }
 
 impl Engine {
+    /// The engine whose command line is `program`.
+    pub fn new(program: impl Into<String>) -> Self {
+        Self {
+            program: program.into(),
+        }
+    }
+
     /// A command of the engine that dies with its future.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
         command
     }
 
@@ -71,9 +81,16 @@ impl Engine {
 
     /// The ID of an image, if the engine has it.
     pub async fn image_id(&self, reference: &str) -> Result<Option<String>, EngineError> {
-        match self.run(&["image", "inspect", "--format", "{{.Id}}", reference]).await {
+        match self
+            .run(&["image", "inspect", "--format", "{{.Id}}", reference])
+            .await
+        {
             Ok(output) => Ok(Some(output.trim().to_owned())),
-            Err(EngineError::Failed { output, .. }) if output.to_ascii_lowercase().contains("no such image") => Ok(None),
+            Err(EngineError::Failed { output, .. })
+                if output.to_ascii_lowercase().contains("no such image") =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -81,13 +98,22 @@ impl Engine {
     /// All tagged images: `repository:tag` -> ID. One call however many are asked about.
     pub async fn image_ids(&self) -> Result<BTreeMap<String, String>, EngineError> {
         let format = "{{.Repository}}:{{.Tag}} {{.ID}}";
-        let output = self.run(&["image", "ls", "--no-trunc", "--format", format]).await?;
+        let output = self
+            .run(&["image", "ls", "--no-trunc", "--format", format])
+            .await?;
         let pairs = output.lines().filter_map(|line| line.split_once(' '));
-        Ok(pairs.map(|(name, id)| (name.to_owned(), id.to_owned())).collect())
+        Ok(pairs
+            .map(|(name, id)| (name.to_owned(), id.to_owned()))
+            .collect())
     }
 
     /// Makes an image of one layer from an archive.
-    pub async fn import(&self, archive: &Path, reference: &str, changes: &[&str]) -> Result<(), EngineError> {
+    pub async fn import(
+        &self,
+        archive: &Path,
+        reference: &str,
+        changes: &[&str],
+    ) -> Result<(), EngineError> {
         let archive = archive.to_string_lossy();
         let mut arguments = vec!["import"];
         for change in changes {

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use oci_distribution::Reference;
 use saphyr_parser::Event;
 
-pub use scan::ImageScalar;
 use scan::Document;
+pub use scan::ImageScalar;
 
 use super::file;
 
@@ -48,7 +48,9 @@ pub enum PinError {
         reason: String,
     },
     /// A Helm chart's template.
-    #[error("{path}:{line}:{column}: this is a Helm template: render it first (`helm template`) and pin the result")]
+    #[error(
+        "{path}:{line}:{column}: this is a Helm template: render it first (`helm template`) and pin the result"
+    )]
     Template {
         /// The file.
         path: PathBuf,
@@ -68,7 +70,9 @@ pub enum PinError {
         column: usize,
     },
     /// An anchor that is used for an image and for something else.
-    #[error("{path}:{line}:{column}: this value is shared with the image in line {image}: write the image out there, so that pinning it changes nothing else")]
+    #[error(
+        "{path}:{line}:{column}: this value is shared with the image in line {image}: write the image out there, so that pinning it changes nothing else"
+    )]
     SharedAnchor {
         /// The file.
         path: PathBuf,
@@ -80,7 +84,9 @@ pub enum PinError {
         image: usize,
     },
     /// An image that no component is.
-    #[error("{path}:{line}:{column}: nobody builds `{image}`: it is none of the components ({components}) and not pinned by digest")]
+    #[error(
+        "{path}:{line}:{column}: nobody builds `{image}`: it is none of the components ({components}) and not pinned by digest"
+    )]
     Unknown {
         /// The file.
         path: PathBuf,
@@ -94,7 +100,9 @@ pub enum PinError {
         components: String,
     },
     /// A component that has no digest yet.
-    #[error("{path}:{line}:{column}: `{image}` has not been pushed yet: run `orch images push --pin {component}`")]
+    #[error(
+        "{path}:{line}:{column}: `{image}` has not been pushed yet: run `orch images push --pin {component}`"
+    )]
     NotPushed {
         /// The file.
         path: PathBuf,
@@ -108,7 +116,9 @@ pub enum PinError {
         component: String,
     },
     /// The edit did not do what it should.
-    #[error("{path}:{line}:{column}: `{image}` cannot be replaced without changing more than it: write it as plain text")]
+    #[error(
+        "{path}:{line}:{column}: `{image}` cannot be replaced without changing more than it: write it as plain text"
+    )]
     Refused {
         /// The file.
         path: PathBuf,
@@ -173,7 +183,10 @@ pub struct Edit {
 pub fn read(folders: &[PathBuf]) -> Result<Vec<Manifest>, PinError> {
     let mut manifests = Vec::new();
     for folder in folders {
-        let failed = |source| PinError::Read { path: folder.clone(), source };
+        let failed = |source| PinError::Read {
+            path: folder.clone(),
+            source,
+        };
         let mut paths = Vec::new();
         for item in fs::read_dir(folder).map_err(failed)? {
             let path = item.map_err(failed)?.path();
@@ -190,27 +203,45 @@ pub fn read(folders: &[PathBuf]) -> Result<Vec<Manifest>, PinError> {
 }
 
 fn is_manifest(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let yaml = [".yaml", ".yml"].iter().any(|suffix| name.ends_with(suffix));
-    let example = [".example.yaml", ".example.yml"].iter().any(|suffix| name.ends_with(suffix));
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let yaml = [".yaml", ".yml"]
+        .iter()
+        .any(|suffix| name.ends_with(suffix));
+    let example = [".example.yaml", ".example.yml"]
+        .iter()
+        .any(|suffix| name.ends_with(suffix));
     yaml && !example && !name.starts_with('.')
 }
 
 fn read_one(path: PathBuf) -> Result<Manifest, PinError> {
-    let bytes = fs::read(&path).map_err(|source| PinError::Read { path: path.clone(), source })?;
+    let bytes = fs::read(&path).map_err(|source| PinError::Read {
+        path: path.clone(),
+        source,
+    })?;
     let text = String::from_utf8(bytes).map_err(|_| PinError::Encoding { path: path.clone() })?;
     let images = Document::parse(&text, &path)?.images(&path)?;
     Ok(Manifest { path, text, images })
 }
 
 /// The component that an image in a manifest stands for: its repository's last part, at Docker Hub or on this host.
-pub fn component_of<'a>(image: &str, components: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn component_of<'a>(
+    image: &str,
+    components: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     let reference: Reference = image.parse().ok()?;
     let local = ["localhost", "127.0.0.1", "[::1]"];
     let host = reference.registry();
-    let ours = host == "docker.io" || local.iter().any(|name| host == *name || host.starts_with(&format!("{name}:")));
+    let ours = host == "docker.io"
+        || local
+            .iter()
+            .any(|name| host == *name || host.starts_with(&format!("{name}:")));
     let last = reference.repository().rsplit('/').next()?;
-    components.into_iter().find(|component| ours && *component == last)
+    components
+        .into_iter()
+        .find(|component| ours && *component == last)
 }
 
 /// Does a reference name its digest?
@@ -235,11 +266,23 @@ pub fn pin(
             _ if is_pinned(&image.value) => Ok(None),
             Some((component, None)) => {
                 let (image, component) = (image.value.clone(), component.to_owned());
-                Err(PinError::NotPushed { path, line, column, image, component })
+                Err(PinError::NotPushed {
+                    path,
+                    line,
+                    column,
+                    image,
+                    component,
+                })
             }
             None => {
                 let (image, components) = (image.value.clone(), components.join(", "));
-                Err(PinError::Unknown { path, line, column, image, components })
+                Err(PinError::Unknown {
+                    path,
+                    line,
+                    column,
+                    image,
+                    components,
+                })
             }
         }
     })
@@ -251,10 +294,17 @@ pub fn unpin(manifests: &[Manifest], components: &[String]) -> Result<Vec<Edit>,
         let component = component_of(&image.value, components.iter().map(String::as_str));
         Ok(component.map(|component| {
             // `on`, `1.5` or `null` would not be text without quotes.
-            let is_text = component.bytes().any(|byte| byte == b'-') && component.starts_with(|c: char| c.is_alphabetic());
+            let is_text = component.bytes().any(|byte| byte == b'-')
+                && component.starts_with(|c: char| c.is_alphabetic());
             let keywords = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
-            let safe = is_text || component.bytes().all(|b| b.is_ascii_lowercase()) && !keywords.contains(&component);
-            if safe || !image.plain { component.to_owned() } else { format!("\"{component}\"") }
+            let safe = is_text
+                || component.bytes().all(|b| b.is_ascii_lowercase())
+                    && !keywords.contains(&component);
+            if safe || !image.plain {
+                component.to_owned()
+            } else {
+                format!("\"{component}\"")
+            }
         }))
     })
 }
@@ -292,53 +342,86 @@ fn edit(manifest: &Manifest, wanted: &[(&ImageScalar, String)]) -> Result<Edit, 
     });
     let changes: Vec<Change> = changes.collect();
     verify(manifest, &after, wanted)?;
-    Ok(Edit { path: manifest.path.clone(), before: manifest.text.clone(), after, changes })
+    Ok(Edit {
+        path: manifest.path.clone(),
+        before: manifest.text.clone(),
+        after,
+        changes,
+    })
 }
 
 /// Parses the new text and compares it with the old one: every event but the replaced scalars must be the same.
-fn verify(manifest: &Manifest, after: &str, wanted: &[(&ImageScalar, String)]) -> Result<(), PinError> {
+fn verify(
+    manifest: &Manifest,
+    after: &str,
+    wanted: &[(&ImageScalar, String)],
+) -> Result<(), PinError> {
     let refused = |image: &ImageScalar| PinError::Refused {
         path: manifest.path.clone(),
         line: image.line,
         column: image.column,
         image: image.value.clone(),
     };
-    let Some((first, _)) = wanted.first() else { return Ok(()) };
+    let Some((first, _)) = wanted.first() else {
+        return Ok(());
+    };
     let old = Document::parse(&manifest.text, &manifest.path)?.meaning();
-    let new = Document::parse(after, &manifest.path).map_err(|_| refused(first))?.meaning();
-    let replaced: BTreeMap<usize, (&ImageScalar, &str)> =
-        wanted.iter().map(|(image, new)| (image.index, (*image, new.trim_matches('"')))).collect();
+    let new = Document::parse(after, &manifest.path)
+        .map_err(|_| refused(first))?
+        .meaning();
+    let replaced: BTreeMap<usize, (&ImageScalar, &str)> = wanted
+        .iter()
+        .map(|(image, new)| (image.index, (*image, new.trim_matches('"'))))
+        .collect();
     for (index, (before, now)) in old.iter().zip(&new).enumerate() {
         let same = match (replaced.get(&index), before, now) {
             (None, before, now) => before == now,
-            (Some((_, text)), Event::Scalar(_, _, anchor, tag), Event::Scalar(value, _, new_anchor, new_tag)) => {
-                value.trim() == *text && (anchor, tag) == (new_anchor, new_tag)
-            }
+            (
+                Some((_, text)),
+                Event::Scalar(_, _, anchor, tag),
+                Event::Scalar(value, _, new_anchor, new_tag),
+            ) => value.trim() == *text && (anchor, tag) == (new_anchor, new_tag),
             _ => false,
         };
         if !same {
-            return Err(refused(replaced.get(&index).map_or(first, |(image, _)| image)));
+            return Err(refused(
+                replaced.get(&index).map_or(first, |(image, _)| image),
+            ));
         }
     }
-    if old.len() == new.len() { Ok(()) } else { Err(refused(first)) }
+    if old.len() == new.len() {
+        Ok(())
+    } else {
+        Err(refused(first))
+    }
 }
 
 /// Writes all edits or none.
 pub fn write(edits: &[Edit]) -> Result<(), PinError> {
-    let failed = |path: &Path, source| PinError::Write { path: path.to_owned(), source };
+    let failed = |path: &Path, source| PinError::Write {
+        path: path.to_owned(),
+        source,
+    };
     let mut staged = Vec::new();
     for edit in edits {
         let unchanged = fs::read(&edit.path).is_ok_and(|bytes| bytes == edit.before.as_bytes());
         if !unchanged {
-            return Err(failed(&edit.path, std::io::Error::other("it was changed by somebody else at the same time")));
+            return Err(failed(
+                &edit.path,
+                std::io::Error::other("it was changed by somebody else at the same time"),
+            ));
         }
-        staged.push(file::stage(&edit.path, edit.after.as_bytes()).map_err(|source| failed(&edit.path, source))?);
+        staged.push(
+            file::stage(&edit.path, edit.after.as_bytes())
+                .map_err(|source| failed(&edit.path, source))?,
+        );
     }
     for (index, (edit, file)) in edits.iter().zip(staged).enumerate() {
         if let Err(source) = file.commit() {
             // All or none: those that were written already get their old text back.
             for done in edits.iter().take(index) {
-                file::replace(&done.path, done.before.as_bytes()).map_err(|source| failed(&done.path, source))?;
+                file::replace(&done.path, done.before.as_bytes())
+                    .map_err(|source| failed(&done.path, source))?;
             }
             return Err(failed(&edit.path, source));
         }

@@ -17,12 +17,19 @@ fn components() -> Vec<String> {
 fn manifest(text: &str) -> Result<Manifest, PinError> {
     let path = PathBuf::from("m.yaml");
     let images = Document::parse(text, &path)?.images(&path)?;
-    Ok(Manifest { path, text: text.to_owned(), images })
+    Ok(Manifest {
+        path,
+        text: text.to_owned(),
+        images,
+    })
 }
 
 fn pinned(text: &str) -> Result<String, PinError> {
     let manifest = manifest(text)?;
-    let references = components().into_iter().map(|name| (name.clone(), reference(&name))).collect();
+    let references = components()
+        .into_iter()
+        .map(|name| (name.clone(), reference(&name)))
+        .collect();
     let mut edits = pin(std::slice::from_ref(&manifest), &components(), &references)?;
     Ok(edits.pop().map_or(manifest.text, |edit| edit.after))
 }
@@ -31,7 +38,10 @@ fn pinned(text: &str) -> Result<String, PinError> {
 #[track_caller]
 fn check(template: &str) {
     let text = template.replace('@', "app");
-    assert_eq!(pinned(&text).unwrap(), template.replace('@', &reference("app")));
+    assert_eq!(
+        pinned(&text).unwrap(),
+        template.replace('@', &reference("app"))
+    );
     // Pinning what is pinned changes nothing.
     let text = template.replace('@', &reference("app"));
     assert_eq!(pinned(&text).unwrap(), text);
@@ -44,7 +54,7 @@ fn comments_quotes_line_ends_and_a_bom_stay() {
     check("\u{feff}spec: {containers: [{name: ü, image: '@'}, {image: @}]}");
     check("containers:\n- image:   @   \n  name: x");
     check("containers:\n- image:\n    @\n");
-    check("containers:\n- image: !!str @\n");
+    check("containers:\n- image: !!str @\n- image: &a !!str '@'\n");
     check("{\"spec\": {\"containers\": [{\"image\": \"@\"}]}}\n");
 }
 
@@ -56,9 +66,15 @@ fn block_scalars_around_and_as_the_image() {
 
 #[test]
 fn every_kind_with_a_pod_template() {
-    check("kind: CronJob\nspec:\n  jobTemplate:\n    spec:\n      template:\n        spec:\n          initContainers:\n          - image: @\n          containers:\n          - image: @\n");
-    check("kind: List\nitems:\n- kind: Pod\n  spec:\n    containers: [{image: @}]\n- kind: Service\n");
-    check("---\nkind: Pod\nspec: {containers: [{image: @}]}\n---\n# nothing\n---\nkind: Pod\nspec: {containers: [{image: @}]}\n...\n");
+    check(
+        "kind: CronJob\nspec:\n  jobTemplate:\n    spec:\n      template:\n        spec:\n          initContainers:\n          - image: @\n          containers:\n          - image: @\n",
+    );
+    check(
+        "kind: List\nitems:\n- kind: Pod\n  spec:\n    containers: [{image: @}]\n- kind: Service\n",
+    );
+    check(
+        "---\nkind: Pod\nspec: {containers: [{image: @}]}\n---\n# nothing\n---\nkind: Pod\nspec: {containers: [{image: @}]}\n...\n",
+    );
 }
 
 #[test]
@@ -80,12 +96,30 @@ fn anchors_are_followed_unless_that_would_change_something_else() {
 #[test]
 fn templates_and_what_nobody_builds_are_refused_with_their_place() {
     for (text, place) in [
-        ("containers:\n- image: {{ .Values.image }}\n", "m.yaml:2:10: this is a Helm template"),
-        ("containers:\n- image: \"{{ .Values.image }}:1\"\n", "m.yaml:2:10: this is a Helm template"),
-        ("{{- if .Values.on }}\na: b\n{{- end }}\n", "this is a Helm template"),
-        ("containers:\n- image: [a]\n", "m.yaml:2:10: `image` must be"),
-        ("containers:\n  - name: x\n    image: nginx:1\n", "m.yaml:3:12: nobody builds `nginx:1`"),
-        ("containers:\n- image: ghcr.io/other/app:1\n", "nobody builds `ghcr.io/other/app:1`"),
+        (
+            "containers:\n- image: {{ .Values.image }}\n",
+            "m.yaml:2:10: this is a Helm template",
+        ),
+        (
+            "containers:\n- image: \"{{ .Values.image }}:1\"\n",
+            "m.yaml:2:10: this is a Helm template",
+        ),
+        (
+            "{{- if .Values.on }}\na: b\n{{- end }}\n",
+            "this is a Helm template",
+        ),
+        (
+            "containers:\n- image: [a]\n",
+            "m.yaml:2:10: `image` must be",
+        ),
+        (
+            "containers:\n  - name: x\n    image: nginx:1\n",
+            "m.yaml:3:12: nobody builds `nginx:1`",
+        ),
+        (
+            "containers:\n- image: ghcr.io/other/app:1\n",
+            "nobody builds `ghcr.io/other/app:1`",
+        ),
         ("a: [b\nc: d\n", "m.yaml:"),
     ] {
         let error = pinned(text).unwrap_err().to_string();
@@ -97,9 +131,20 @@ fn templates_and_what_nobody_builds_are_refused_with_their_place() {
 
 #[test]
 fn every_way_to_name_a_component_is_pinned() {
-    for image in ["app", "app:1", "docker.io/x/app:1", "me/app", "127.0.0.1:5000/me/app:in-1", &format!("old/app@{DIGEST}")] {
+    for image in [
+        "app",
+        "app:1",
+        "docker.io/x/app:1",
+        "me/app",
+        "127.0.0.1:5000/me/app:in-1",
+        &format!("old/app@{DIGEST}"),
+    ] {
         let text = format!("containers:\n- image: {image}\n");
-        assert_eq!(pinned(&text).unwrap(), format!("containers:\n- image: {}\n", reference("app")), "{image}");
+        assert_eq!(
+            pinned(&text).unwrap(),
+            format!("containers:\n- image: {}\n", reference("app")),
+            "{image}"
+        );
     }
 }
 
@@ -110,16 +155,33 @@ fn a_component_without_digest_stays_pinned_or_is_an_error() {
     assert!(pin(&[kept], &components(), &none).unwrap().is_empty());
     let bare = manifest("containers:\n- image: app\n").unwrap();
     let error = pin(&[bare], &components(), &none).unwrap_err();
-    assert!(error.to_string().contains("m.yaml:2:10: `app` has not been pushed"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("m.yaml:2:10: `app` has not been pushed"),
+        "{error}"
+    );
 }
 
 #[test]
 fn unpinning_gives_the_bare_name() {
-    let text = format!("containers:\n- image: {} # c\n- image: '{}'\n", reference("app"), reference("1.5"));
-    let edit = unpin(&[manifest(&text).unwrap()], &components()).unwrap().remove(0);
-    assert_eq!(edit.after, "containers:\n- image: app # c\n- image: '1.5'\n");
+    let text = format!(
+        "containers:\n- image: {} # c\n- image: '{}'\n",
+        reference("app"),
+        reference("1.5")
+    );
+    let edit = unpin(&[manifest(&text).unwrap()], &components())
+        .unwrap()
+        .remove(0);
+    assert_eq!(
+        edit.after,
+        "containers:\n- image: app # c\n- image: '1.5'\n"
+    );
     let plain = manifest(&format!("containers:\n- image: {}\n", reference("1.5"))).unwrap();
-    assert_eq!(unpin(&[plain], &components()).unwrap().remove(0).after, "containers:\n- image: \"1.5\"\n");
+    assert_eq!(
+        unpin(&[plain], &components()).unwrap().remove(0).after,
+        "containers:\n- image: \"1.5\"\n"
+    );
 }
 
 #[test]
@@ -128,17 +190,28 @@ fn a_second_run_leaves_the_files_alone_and_a_failed_one_all_of_them() {
     let (first, second) = (folder.path().join("a.yaml"), folder.path().join("b.yml"));
     fs::write(&first, "containers:\n- image: app\n").unwrap();
     fs::write(&second, "containers:\n- image: nginx\n").unwrap();
-    fs::write(folder.path().join("c.example.yaml"), "containers:\n- image: nginx\n").unwrap();
+    fs::write(
+        folder.path().join("c.example.yaml"),
+        "containers:\n- image: nginx\n",
+    )
+    .unwrap();
     let folders = [folder.path().to_owned()];
     let references = BTreeMap::from([("app".to_owned(), reference("app"))]);
     assert!(pin(&read(&folders).unwrap(), &components(), &references).is_err());
-    assert_eq!(fs::read_to_string(&first).unwrap(), "containers:\n- image: app\n");
+    assert_eq!(
+        fs::read_to_string(&first).unwrap(),
+        "containers:\n- image: app\n"
+    );
     fs::remove_file(&second).unwrap();
     let edits = pin(&read(&folders).unwrap(), &components(), &references).unwrap();
     write(&edits).unwrap();
     let modified = || -> SystemTime { fs::metadata(&first).unwrap().modified().unwrap() };
     let before = modified();
-    assert!(pin(&read(&folders).unwrap(), &components(), &references).unwrap().is_empty());
+    assert!(
+        pin(&read(&folders).unwrap(), &components(), &references)
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(before, modified());
     // Written from what was read before somebody else saved the file.
     fs::write(&first, "containers: []\n").unwrap();

@@ -30,7 +30,10 @@ pub(super) enum Authorization {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Challenge {
     Basic,
-    Bearer { realm: String, service: Option<String> },
+    Bearer {
+        realm: String,
+        service: Option<String>,
+    },
 }
 
 /// What is known about a registry's wishes, and the token in use.
@@ -57,7 +60,9 @@ struct TokenAnswer {
     expires_in: Option<u64>,
 }
 
-fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Zeroizing<String>>, D::Error> {
+fn secret<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Zeroizing<String>>, D::Error> {
     Ok(Option::<String>::deserialize(deserializer)?.map(Zeroizing::new))
 }
 
@@ -85,27 +90,37 @@ impl State {
             .filter_map(|value| value.to_str().ok())
             .filter_map(parse_challenge)
             .collect();
-        let bearer = offered.iter().find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
+        let bearer = offered
+            .iter()
+            .find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
         self.challenge = bearer.or(offered.first()).cloned();
         self.challenge.is_some()
     }
 
     /// What to send now, with a fresh token where one is needed.
-    pub(super) async fn authorization(&mut self, source: &TokenSource<'_>) -> Result<Authorization, RegistryError> {
+    pub(super) async fn authorization(
+        &mut self,
+        source: &TokenSource<'_>,
+    ) -> Result<Authorization, RegistryError> {
         match self.challenge.clone() {
             None => Ok(Authorization::None),
             Some(Challenge::Basic) => match source.credential {
-                Some(Credential::Password { username, secret }) => {
-                    Ok(Authorization::Basic(Zeroizing::new(username.clone()), secret.clone()))
-                }
+                Some(Credential::Password { username, secret }) => Ok(Authorization::Basic(
+                    Zeroizing::new(username.clone()),
+                    secret.clone(),
+                )),
                 _ => Ok(Authorization::None),
             },
             Some(Challenge::Bearer { realm, service }) => {
-                let usable = |token: &&Token| token.expires > Instant::now() && token.scopes.is_superset(&self.scopes);
+                let usable = |token: &&Token| {
+                    token.expires > Instant::now() && token.scopes.is_superset(&self.scopes)
+                };
                 if let Some(token) = self.token.as_ref().filter(usable) {
                     return Ok(Authorization::Bearer(token.value.clone()));
                 }
-                let token = source.fetch(&realm, service.as_deref(), &self.scopes).await?;
+                let token = source
+                    .fetch(&realm, service.as_deref(), &self.scopes)
+                    .await?;
                 let value = token.value.clone();
                 self.token = Some(token);
                 Ok(Authorization::Bearer(value))
@@ -122,7 +137,11 @@ impl TokenSource<'_> {
         scopes: &BTreeSet<String>,
     ) -> Result<Token, RegistryError> {
         let operation = format!("getting a token from {realm}");
-        let failed = |source| RegistryError::Interrupted { operation: operation.clone(), host: self.host.to_owned(), source };
+        let failed = |source| RegistryError::Interrupted {
+            operation: operation.clone(),
+            host: self.host.to_owned(),
+            source,
+        };
         let mut url = url::Url::parse(realm).map_err(|error| RegistryError::Protocol {
             operation: operation.clone(),
             reason: format!("the registry names a token server that is no URL: {error}"),
@@ -132,13 +151,18 @@ impl TokenSource<'_> {
             Some(Credential::IdentityToken(token)) => {
                 let joined = scopes.iter().cloned().collect::<Vec<_>>().join(" ");
                 let mut form = url::form_urlencoded::Serializer::new(String::new());
-                form.append_pair("grant_type", "refresh_token").append_pair("client_id", "orch");
-                form.append_pair("service", service.unwrap_or_default()).append_pair("scope", &joined);
+                form.append_pair("grant_type", "refresh_token")
+                    .append_pair("client_id", "orch");
+                form.append_pair("service", service.unwrap_or_default())
+                    .append_pair("scope", &joined);
                 form.append_pair("refresh_token", token);
                 let body = form.finish();
                 self.client
                     .post(url)
-                    .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+                    .header(
+                        reqwest::header::CONTENT_TYPE,
+                        "application/x-www-form-urlencoded",
+                    )
                     .body(body)
             }
             other => {
@@ -150,7 +174,9 @@ impl TokenSource<'_> {
                 }
                 let request = self.client.get(url);
                 match other {
-                    Some(Credential::Password { username, secret }) => request.basic_auth(username, Some(secret.as_str())),
+                    Some(Credential::Password { username, secret }) => {
+                        request.basic_auth(username, Some(secret.as_str()))
+                    }
                     _ => request,
                 }
             }
@@ -176,9 +202,15 @@ impl TokenSource<'_> {
         };
         let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|_| invalid())?;
         let value = answer.token.or(answer.access_token).ok_or_else(invalid)?;
-        let lifetime = answer.expires_in.map_or(DEFAULT_LIFETIME, Duration::from_secs);
+        let lifetime = answer
+            .expires_in
+            .map_or(DEFAULT_LIFETIME, Duration::from_secs);
         let expires = Instant::now() + lifetime.saturating_sub(MARGIN).max(Duration::from_secs(1));
-        Ok(Token { value, expires, scopes: scopes.clone() })
+        Ok(Token {
+            value,
+            expires,
+            scopes: scopes.clone(),
+        })
     }
 }
 
@@ -215,7 +247,10 @@ fn parse_challenge(value: &str) -> Option<Challenge> {
         }
         None
     };
-    Some(Challenge::Bearer { realm: parameter("realm")?, service: parameter("service") })
+    Some(Challenge::Bearer {
+        realm: parameter("realm")?,
+        service: parameter("service"),
+    })
 }
 
 #[cfg(test)]
@@ -230,8 +265,14 @@ mod tests {
             service: Some("registry.docker.io".to_owned()),
         };
         assert_eq!(parse_challenge(hub), Some(expected));
-        let bare = Challenge::Bearer { realm: "http://a/t".to_owned(), service: None };
-        assert_eq!(parse_challenge("bearer scope=x, realm=http://a/t"), Some(bare));
+        let bare = Challenge::Bearer {
+            realm: "http://a/t".to_owned(),
+            service: None,
+        };
+        assert_eq!(
+            parse_challenge("bearer scope=x, realm=http://a/t"),
+            Some(bare)
+        );
         assert_eq!(parse_challenge("Basic realm=\"x\""), Some(Challenge::Basic));
         assert_eq!(parse_challenge("Negotiate"), None);
         assert_eq!(parse_challenge("Bearer realm=\"open"), None);

@@ -27,7 +27,9 @@ pub enum Credential {
 impl fmt::Debug for Credential {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Password { username, .. } => write!(formatter, "Password({username}, <redacted>)"),
+            Self::Password { username, .. } => {
+                write!(formatter, "Password({username}, <redacted>)")
+            }
             Self::IdentityToken(_) => formatter.write_str("IdentityToken(<redacted>)"),
         }
     }
@@ -50,15 +52,26 @@ impl Credential {
 pub fn find(registry: &str) -> Result<Option<Credential>, RegistryError> {
     let hub = registry == "docker.io";
     if hub {
-        if let (Some(username), Some(secret)) = (variable("DOCKER_HUB_USERNAME"), variable("DOCKER_HUB_TOKEN")) {
-            return Ok(Some(Credential::Password { username: username.to_string(), secret }));
+        if let (Some(username), Some(secret)) = (
+            variable("DOCKER_HUB_USERNAME"),
+            variable("DOCKER_HUB_TOKEN"),
+        ) {
+            return Ok(Some(Credential::Password {
+                username: username.to_string(),
+                secret,
+            }));
         }
     }
     match docker_credential::get_credential(if hub { DOCKER_HUB_KEY } else { registry }) {
         Ok(DockerCredential::UsernamePassword(username, secret)) => {
-            Ok(Some(Credential::Password { username, secret: Zeroizing::new(secret) }))
+            Ok(Some(Credential::Password {
+                username,
+                secret: Zeroizing::new(secret),
+            }))
         }
-        Ok(DockerCredential::IdentityToken(token)) => Ok(Some(Credential::IdentityToken(Zeroizing::new(token)))),
+        Ok(DockerCredential::IdentityToken(token)) => {
+            Ok(Some(Credential::IdentityToken(Zeroizing::new(token))))
+        }
         Err(
             CredentialRetrievalError::NoCredentialConfigured
             | CredentialRetrievalError::ConfigNotFound
@@ -66,16 +79,23 @@ pub fn find(registry: &str) -> Result<Option<Credential>, RegistryError> {
         ) => Ok(None),
         // A helper's way of saying that it has nothing; its output may not be shown otherwise.
         Err(CredentialRetrievalError::HelperFailure { stdout, stderr, .. })
-            if stdout.contains("credentials not found") || stderr.contains("credentials not found") =>
+            if stdout.contains("credentials not found")
+                || stderr.contains("credentials not found") =>
         {
             Ok(None)
         }
-        Err(error) => Err(RegistryError::Credentials { registry: registry.to_owned(), reason: reason(&error) }),
+        Err(error) => Err(RegistryError::Credentials {
+            registry: registry.to_owned(),
+            reason: reason(&error),
+        }),
     }
 }
 
 fn variable(name: &str) -> Option<Zeroizing<String>> {
-    std::env::var(name).ok().filter(|value| !value.is_empty()).map(Zeroizing::new)
+    std::env::var(name)
+        .ok()
+        .filter(|value| !value.is_empty())
+        .map(Zeroizing::new)
 }
 
 /// The error without the helper's output, which may hold the secret.
@@ -94,7 +114,10 @@ mod tests {
 
     #[test]
     fn a_secret_is_not_in_debug_output_nor_in_a_helper_error() {
-        let credential = Credential::Password { username: "me".to_owned(), secret: Zeroizing::new("hush".to_owned()) };
+        let credential = Credential::Password {
+            username: "me".to_owned(),
+            secret: Zeroizing::new("hush".to_owned()),
+        };
         assert!(!format!("{credential:?}").contains("hush"));
         let error = CredentialRetrievalError::HelperFailure {
             helper: "pass".to_owned(),

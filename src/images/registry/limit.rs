@@ -14,7 +14,10 @@ pub struct Limited<R> {
 impl<R: Registry> Limited<R> {
     /// At most `limit` requests to `inner` are under way at any time.
     pub fn new(inner: R, limit: usize) -> Self {
-        Self { inner, permits: Semaphore::new(limit) }
+        Self {
+            inner,
+            permits: Semaphore::new(limit),
+        }
     }
 }
 
@@ -28,11 +31,19 @@ macro_rules! limited {
 
 #[async_trait]
 impl<R: Registry> Registry for Limited<R> {
-    async fn head_manifest(&self, repository: &str, reference: &str) -> Result<Option<String>, RegistryError> {
+    async fn head_manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<String>, RegistryError> {
         limited!(self, self.inner.head_manifest(repository, reference))
     }
 
-    async fn get_manifest(&self, repository: &str, reference: &str) -> Result<Option<RawManifest>, RegistryError> {
+    async fn get_manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<RawManifest>, RegistryError> {
         limited!(self, self.inner.get_manifest(repository, reference))
     }
 
@@ -42,14 +53,22 @@ impl<R: Registry> Registry for Limited<R> {
         reference: &str,
         manifest: &RawManifest,
     ) -> Result<(), RegistryError> {
-        limited!(self, self.inner.put_manifest(repository, reference, manifest))
+        limited!(
+            self,
+            self.inner.put_manifest(repository, reference, manifest)
+        )
     }
 
     async fn head_blob(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
         limited!(self, self.inner.head_blob(repository, digest))
     }
 
-    async fn mount_blob(&self, repository: &str, digest: &str, from: &str) -> Result<Mount, RegistryError> {
+    async fn mount_blob(
+        &self,
+        repository: &str,
+        digest: &str,
+        from: &str,
+    ) -> Result<Mount, RegistryError> {
         limited!(self, self.inner.mount_blob(repository, digest, from))
     }
 
@@ -67,11 +86,19 @@ impl<R: Registry> Registry for Limited<R> {
         limited!(self, self.inner.patch_upload(session, blob, offset, length))
     }
 
-    async fn upload_status(&self, session: &Session) -> Result<Option<(Session, u64)>, RegistryError> {
+    async fn upload_status(
+        &self,
+        session: &Session,
+    ) -> Result<Option<(Session, u64)>, RegistryError> {
         limited!(self, self.inner.upload_status(session))
     }
 
-    async fn finish_upload(&self, session: &Session, blob: &Blob, with_body: bool) -> Result<(), RegistryError> {
+    async fn finish_upload(
+        &self,
+        session: &Session,
+        blob: &Blob,
+        with_body: bool,
+    ) -> Result<(), RegistryError> {
         limited!(self, self.inner.finish_upload(session, blob, with_body))
     }
 }

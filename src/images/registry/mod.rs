@@ -27,7 +27,9 @@ use crate::images::hash::Sha256Digest;
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// No connection.
-    #[error("{operation}: cannot connect to {host}: check the network, a proxy's settings, and that the registry runs")]
+    #[error(
+        "{operation}: cannot connect to {host}: check the network, a proxy's settings, and that the registry runs"
+    )]
     Connect {
         /// What was asked for.
         operation: String,
@@ -92,7 +94,9 @@ pub enum RegistryError {
         source: std::io::Error,
     },
     /// Credentials are there and cannot be used.
-    #[error("cannot get the credentials for {registry} from Docker's configuration: {reason}; run `docker login`")]
+    #[error(
+        "cannot get the credentials for {registry} from Docker's configuration: {reason}; run `docker login`"
+    )]
     Credentials {
         /// The registry.
         registry: String,
@@ -186,9 +190,17 @@ pub enum BlobSource {
 #[async_trait]
 pub trait Registry: Send + Sync {
     /// The digest behind a tag or digest, if it is there.
-    async fn head_manifest(&self, repository: &str, reference: &str) -> Result<Option<String>, RegistryError>;
+    async fn head_manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<String>, RegistryError>;
     /// The manifest behind a tag or digest, if it is there.
-    async fn get_manifest(&self, repository: &str, reference: &str) -> Result<Option<RawManifest>, RegistryError>;
+    async fn get_manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<RawManifest>, RegistryError>;
     /// Stores a manifest under a tag.
     async fn put_manifest(
         &self,
@@ -199,7 +211,12 @@ pub trait Registry: Send + Sync {
     /// Is the blob there?
     async fn head_blob(&self, repository: &str, digest: &str) -> Result<bool, RegistryError>;
     /// Takes a blob over from another repository of the same registry.
-    async fn mount_blob(&self, repository: &str, digest: &str, from: &str) -> Result<Mount, RegistryError>;
+    async fn mount_blob(
+        &self,
+        repository: &str,
+        digest: &str,
+        from: &str,
+    ) -> Result<Mount, RegistryError>;
     /// Opens an upload.
     async fn start_upload(&self, repository: &str) -> Result<Session, RegistryError>;
     /// Sends `length` bytes of `blob` from `offset`.
@@ -211,7 +228,15 @@ pub trait Registry: Send + Sync {
         length: u64,
     ) -> Result<Session, RegistryError>;
     /// How many bytes of an interrupted upload arrived; nothing if the registry forgot it.
-    async fn upload_status(&self, session: &Session) -> Result<Option<(Session, u64)>, RegistryError>;
+    async fn upload_status(
+        &self,
+        session: &Session,
+    ) -> Result<Option<(Session, u64)>, RegistryError>;
     /// Closes an upload, sending the whole blob with it when `with_body`.
-    async fn finish_upload(&self, session: &Session, blob: &Blob, with_body: bool) -> Result<(), RegistryError>;
+    async fn finish_upload(
+        &self,
+        session: &Session,
+        blob: &Blob,
+        with_body: bool,
+    ) -> Result<(), RegistryError>;
 }

@@ -25,7 +25,11 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { attempts: 6, base: Duration::from_millis(500), longest: Duration::from_secs(60) }
+        Self {
+            attempts: 6,
+            base: Duration::from_millis(500),
+            longest: Duration::from_secs(60),
+        }
     }
 }
 
@@ -37,15 +41,26 @@ impl Policy {
         }
         if let Some(asked) = error.retry_after() {
             // The jitter goes on top: nobody may come before the time that was asked for.
-            return (asked <= self.longest).then(|| asked + self.base.mul_f64(rand::rng().random_range(0.0..1.0)));
+            return (asked <= self.longest)
+                .then(|| asked + self.base.mul_f64(rand::rng().random_range(0.0..1.0)));
         }
-        let full = self.base.saturating_mul(2_u32.saturating_pow(attempt - 1)).min(self.longest);
+        let full = self
+            .base
+            .saturating_mul(2_u32.saturating_pow(attempt - 1))
+            .min(self.longest);
         Some(full.mul_f64(rand::rng().random_range(0.5..1.0)))
     }
 
     /// Waits after a failed attempt, or gives the error back.
-    pub async fn wait(&self, attempt: u32, error: RegistryError, reporter: &dyn Reporter) -> Result<(), RegistryError> {
-        let Some(pause) = self.pause(attempt, &error) else { return Err(error) };
+    pub async fn wait(
+        &self,
+        attempt: u32,
+        error: RegistryError,
+        reporter: &dyn Reporter,
+    ) -> Result<(), RegistryError> {
+        let Some(pause) = self.pause(attempt, &error) else {
+            return Err(error);
+        };
         reporter.event(ImageEvent::Retrying {
             operation: "asking the registry".to_owned(),
             reason: error.to_string(),
@@ -66,7 +81,11 @@ pub struct Retrying<R> {
 impl<R: Registry> Retrying<R> {
     /// Repeats what `inner` fails at, by `policy`.
     pub fn new(inner: R, policy: Policy, reporter: Arc<dyn Reporter>) -> Self {
-        Self { inner, policy, reporter }
+        Self {
+            inner,
+            policy,
+            reporter,
+        }
     }
 }
 
@@ -77,7 +96,12 @@ macro_rules! again {
         loop {
             match $call.await {
                 Ok(answer) => return Ok(answer),
-                Err(error) => $self.policy.wait(attempt, error, $self.reporter.as_ref()).await?,
+                Err(error) => {
+                    $self
+                        .policy
+                        .wait(attempt, error, $self.reporter.as_ref())
+                        .await?
+                }
             }
             attempt += 1;
         }
@@ -86,11 +110,19 @@ macro_rules! again {
 
 #[async_trait]
 impl<R: Registry> Registry for Retrying<R> {
-    async fn head_manifest(&self, repository: &str, reference: &str) -> Result<Option<String>, RegistryError> {
+    async fn head_manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<String>, RegistryError> {
         again!(self, self.inner.head_manifest(repository, reference))
     }
 
-    async fn get_manifest(&self, repository: &str, reference: &str) -> Result<Option<RawManifest>, RegistryError> {
+    async fn get_manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<RawManifest>, RegistryError> {
         again!(self, self.inner.get_manifest(repository, reference))
     }
 
@@ -100,14 +132,22 @@ impl<R: Registry> Registry for Retrying<R> {
         reference: &str,
         manifest: &RawManifest,
     ) -> Result<(), RegistryError> {
-        again!(self, self.inner.put_manifest(repository, reference, manifest))
+        again!(
+            self,
+            self.inner.put_manifest(repository, reference, manifest)
+        )
     }
 
     async fn head_blob(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
         again!(self, self.inner.head_blob(repository, digest))
     }
 
-    async fn mount_blob(&self, repository: &str, digest: &str, from: &str) -> Result<Mount, RegistryError> {
+    async fn mount_blob(
+        &self,
+        repository: &str,
+        digest: &str,
+        from: &str,
+    ) -> Result<Mount, RegistryError> {
         again!(self, self.inner.mount_blob(repository, digest, from))
     }
 
@@ -125,11 +165,19 @@ impl<R: Registry> Registry for Retrying<R> {
         self.inner.patch_upload(session, blob, offset, length).await
     }
 
-    async fn upload_status(&self, session: &Session) -> Result<Option<(Session, u64)>, RegistryError> {
+    async fn upload_status(
+        &self,
+        session: &Session,
+    ) -> Result<Option<(Session, u64)>, RegistryError> {
         again!(self, self.inner.upload_status(session))
     }
 
-    async fn finish_upload(&self, session: &Session, blob: &Blob, with_body: bool) -> Result<(), RegistryError> {
+    async fn finish_upload(
+        &self,
+        session: &Session,
+        blob: &Blob,
+        with_body: bool,
+    ) -> Result<(), RegistryError> {
         self.inner.finish_upload(session, blob, with_body).await
     }
 }
@@ -140,7 +188,12 @@ mod tests {
 
     fn status(status: u16, retry_after: Option<u64>) -> RegistryError {
         let retry_after = retry_after.map(Duration::from_secs);
-        RegistryError::Status { operation: "x".to_owned(), status, message: String::new(), retry_after }
+        RegistryError::Status {
+            operation: "x".to_owned(),
+            status,
+            message: String::new(),
+            retry_after,
+        }
     }
 
     #[test]

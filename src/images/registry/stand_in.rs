@@ -44,10 +44,16 @@ impl StandIn {
     }
 
     /// Starts a container that exists. False when there is none.
-    pub async fn restart(&self, engine: &Engine, client: &HttpRegistry) -> Result<bool, RegistryError> {
+    pub async fn restart(
+        &self,
+        engine: &Engine,
+        client: &HttpRegistry,
+    ) -> Result<bool, RegistryError> {
         match engine.run(&["container", "start", &self.name()]).await {
             Ok(_) => self.wait(engine, client).await.map(|()| true),
-            Err(EngineError::Failed { output, .. }) if output.to_ascii_lowercase().contains("no such container") => {
+            Err(EngineError::Failed { output, .. })
+                if output.to_ascii_lowercase().contains("no such container") =>
+            {
                 Ok(false)
             }
             Err(error) => Err(self.failed(&error)),
@@ -55,17 +61,40 @@ impl StandIn {
     }
 
     /// Makes and starts the container from `image`: no capabilities, read-only but for its data, reachable from this host alone.
-    pub async fn create(&self, engine: &Engine, image: &str, client: &HttpRegistry) -> Result<(), RegistryError> {
+    pub async fn create(
+        &self,
+        engine: &Engine,
+        image: &str,
+        client: &HttpRegistry,
+    ) -> Result<(), RegistryError> {
         let name = self.name();
         let label = format!("dev.orch.cluster={}", self.cluster);
         let publish = format!("127.0.0.1:{}:{INNER_PORT}", self.port);
         let volume = format!("{name}:{DATA}");
         // Made first, because only then does it carry the label that `destroy` looks for.
-        let made = engine.run(&["volume", "create", "--label", &label, &name]).await;
+        let made = engine
+            .run(&["volume", "create", "--label", &label, &name])
+            .await;
         made.map_err(|error| self.failed(&error))?;
         let arguments = [
-            "run", "--detach", "--name", &name, "--label", &label, "--restart", "unless-stopped", "--read-only",
-            "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--publish", &publish, "--volume", &volume, image,
+            "run",
+            "--detach",
+            "--name",
+            &name,
+            "--label",
+            &label,
+            "--restart",
+            "unless-stopped",
+            "--read-only",
+            "--cap-drop",
+            "ALL",
+            "--security-opt",
+            "no-new-privileges",
+            "--publish",
+            &publish,
+            "--volume",
+            &volume,
+            image,
         ];
         if let Err(error) = engine.run(&arguments).await {
             // A port in use leaves a container behind that was never started.
@@ -76,10 +105,29 @@ impl StandIn {
     }
 
     /// Gives it an address in the machines' network, so that they reach it under the same name wherever the host is.
-    pub async fn attach(&self, engine: &Engine, network: &str, address: IpAddr) -> Result<(), RegistryError> {
+    pub async fn attach(
+        &self,
+        engine: &Engine,
+        network: &str,
+        address: IpAddr,
+    ) -> Result<(), RegistryError> {
         let address = address.to_string();
-        match engine.run(&["network", "connect", "--ip", &address, network, &self.name()]).await {
-            Err(EngineError::Failed { output, .. }) if output.contains("already exists in network") => Ok(()),
+        match engine
+            .run(&[
+                "network",
+                "connect",
+                "--ip",
+                &address,
+                network,
+                &self.name(),
+            ])
+            .await
+        {
+            Err(EngineError::Failed { output, .. })
+                if output.contains("already exists in network") =>
+            {
+                Ok(())
+            }
             other => other.map(|_| ()).map_err(|error| self.failed(&error)),
         }
     }
@@ -91,15 +139,26 @@ impl StandIn {
             }
             tokio::time::sleep(INTERVAL).await;
         }
-        let logs = engine.run(&["logs", "--tail", "5", &self.name()]).await.unwrap_or_default();
-        let reason = format!("{} was started and does not answer at {}: {logs}", self.name(), self.host());
+        let logs = engine
+            .run(&["logs", "--tail", "5", &self.name()])
+            .await
+            .unwrap_or_default();
+        let reason = format!(
+            "{} was started and does not answer at {}: {logs}",
+            self.name(),
+            self.host()
+        );
         Err(RegistryError::StandIn { reason })
     }
 
     fn failed(&self, error: &EngineError) -> RegistryError {
         let mut reason = error.to_string();
-        if reason.contains("port is already allocated") || reason.contains("address already in use") {
-            reason = format!("port {} is taken by another program: choose another `ports.registry`", self.port);
+        if reason.contains("port is already allocated") || reason.contains("address already in use")
+        {
+            reason = format!(
+                "port {} is taken by another program: choose another `ports.registry`",
+                self.port
+            );
         }
         RegistryError::StandIn { reason }
     }

@@ -42,7 +42,10 @@ pub async fn upload(
         };
         let length = tokio::fs::metadata(path).await.map_err(read)?.len();
         if length != blob.size {
-            return Err(read(std::io::Error::other(format!("it has {length} bytes instead of {}", blob.size))));
+            return Err(read(std::io::Error::other(format!(
+                "it has {length} bytes instead of {}",
+                blob.size
+            ))));
         }
     }
     let mut session = match mount_from {
@@ -55,8 +58,16 @@ pub async fn upload(
     let mut offset = 0;
     let mut attempt = 1;
     loop {
-        let Err(error) = send(registry, &mut session, blob, &mut offset).await else { return Ok(Outcome::Sent) };
-        let lost = matches!(error, RegistryError::Status { status: RANGE_NOT_SATISFIABLE | NOT_FOUND, .. });
+        let Err(error) = send(registry, &mut session, blob, &mut offset).await else {
+            return Ok(Outcome::Sent);
+        };
+        let lost = matches!(
+            error,
+            RegistryError::Status {
+                status: RANGE_NOT_SATISFIABLE | NOT_FOUND,
+                ..
+            }
+        );
         if lost && attempt < policy.attempts {
             (session, offset) = (registry.start_upload(repository).await?, 0);
         } else {
@@ -64,7 +75,9 @@ pub async fn upload(
             match registry.upload_status(&session).await? {
                 Some((resumed, received)) => (session, offset) = (resumed, received.min(blob.size)),
                 // Closed by the request whose answer was lost, or forgotten.
-                None if registry.head_blob(repository, &blob.digest).await? => return Ok(Outcome::Sent),
+                None if registry.head_blob(repository, &blob.digest).await? => {
+                    return Ok(Outcome::Sent);
+                }
                 None => (session, offset) = (registry.start_upload(repository).await?, 0),
             }
         }
@@ -84,7 +97,9 @@ async fn send(
     }
     while *offset < blob.size {
         let length = PIECE.min(blob.size - *offset);
-        *session = registry.patch_upload(session, blob, *offset, length).await?;
+        *session = registry
+            .patch_upload(session, blob, *offset, length)
+            .await?;
         *offset += length;
     }
     registry.finish_upload(session, blob, false).await
