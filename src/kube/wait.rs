@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::LogParams;
@@ -121,10 +121,8 @@ pub enum RolloutError {
         timeout: Duration,
         workloads: Vec<StuckWorkload>,
     },
-    #[error("the API server does not let this kubeconfig's user watch the rollout")]
-    Forbidden {
-        source: Box<kube::runtime::watcher::Error>,
-    },
+    #[error("this kubeconfig's user may not watch the rollout: {message}")]
+    Forbidden { message: String },
 }
 
 /// How to wait.
@@ -176,12 +174,14 @@ pub async fn wait_for_rollouts(
             () = &mut give_up => {
                 return Err(RolloutError::TimedOut { timeout, workloads: wait.explain(|_| true).await });
             }
-            Some(signal) = signals.next() => {
-                if let Err(source) = signal && is_forbidden(&source) {
-                    return Err(RolloutError::Forbidden { source: Box::new(source) });
-                }
+            mut signal = signals.next() => {
                 // A burst of changes is judged once.
-                while let Some(Some(_)) = futures::FutureExt::now_or_never(signals.next()) {}
+                while let Some(change) = signal {
+                    if let Err(error) = change && let Some(message) = refusal(&error) {
+                        return Err(RolloutError::Forbidden { message });
+                    }
+                    signal = signals.next().now_or_never().flatten();
+                }
             }
             _ = tick.tick() => {}
         }
@@ -201,14 +201,17 @@ pub async fn wait_for_rollouts(
     }
 }
 
-fn is_forbidden(error: &kube::runtime::watcher::Error) -> bool {
+/// The API server's message when it refuses to be watched; other troubles of a watch pass.
+fn refusal(error: &kube::runtime::watcher::Error) -> Option<String> {
     use kube::runtime::watcher::Error;
     match error {
         Error::InitialListFailed(kube::Error::Api(status))
-        | Error::WatchStartFailed(kube::Error::Api(status)) => {
-            matches!(status.code, 401 | 403)
+        | Error::WatchStartFailed(kube::Error::Api(status))
+            if matches!(status.code, 401 | 403) =>
+        {
+            Some(status.message.clone())
         }
-        _ => false,
+        _ => None,
     }
 }
 
