@@ -161,7 +161,7 @@ pub(super) async fn prepare_for_vagrant(
 ) -> anyhow::Result<()> {
     let ui = &context.ui;
     let step = ui.step("prepare");
-    if !std::env::var_os("ORCH_EVENTS").is_some_and(|value| value == "1") {
+    if std::env::var_os("ORCH_EVENTS").is_none_or(|value| value != "1") {
         doctor::preflight(context).await?;
     }
     let artifacts = acquire_artifacts(context, step.as_ref()).await?;

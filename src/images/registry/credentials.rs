@@ -51,16 +51,16 @@ impl Credential {
 /// that cannot be used are.
 pub fn find(registry: &str) -> Result<Option<Credential>, RegistryError> {
     let hub = registry == "docker.io";
-    if hub {
-        if let (Some(username), Some(secret)) = (
+    if hub
+        && let (Some(username), Some(secret)) = (
             variable("DOCKER_HUB_USERNAME"),
             variable("DOCKER_HUB_TOKEN"),
-        ) {
-            return Ok(Some(Credential::Password {
-                username: username.to_string(),
-                secret,
-            }));
-        }
+        )
+    {
+        return Ok(Some(Credential::Password {
+            username: username.to_string(),
+            secret,
+        }));
     }
     match docker_credential::get_credential(if hub { DOCKER_HUB_KEY } else { registry }) {
         Ok(DockerCredential::UsernamePassword(username, secret)) => {
