@@ -239,6 +239,18 @@ pub struct Storage {
     pub path: PathBuf,
     /// NFS, server only: the networks or addresses that may mount it.
     pub clients: Vec<IpNet>,
+    /// Server only: what must exist below `path`, and whose it is.
+    pub directories: Vec<VolumeDirectory>,
+}
+
+/// A directory below the shared one, for one PersistentVolume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeDirectory {
+    /// Relative to [`Storage::path`].
+    pub path: PathBuf,
+    pub uid: u32,
+    pub gid: u32,
 }
 
 impl Default for Storage {
@@ -247,6 +259,7 @@ impl Default for Storage {
             kind: StorageKind::None,
             path: node_paths::VOLUMES.into(),
             clients: Vec::new(),
+            directories: Vec::new(),
         }
     }
 }

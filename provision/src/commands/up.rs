@@ -10,15 +10,16 @@ use super::{CommandFailure, interruptible, load_config};
 use crate::cli::UpArgs;
 use crate::output::StdoutReporter;
 use crate::steps::{
-    AcquireK3s, CheckHost, Context, HostFacts, InstalledK3s, Membership, MountStorage, PrepareHost,
-    RequestJoin, ServeJoin, StartK3s, WaitReady, WriteConfig, WriteUnits,
+    AcquireK3s, CheckHost, Context, HostFacts, InstalledK3s, MakeVolumes, Membership, MountStorage,
+    PrepareHost, RequestJoin, ServeJoin, StartK3s, WaitReady, WriteConfig, WriteUnits,
 };
 use crate::system::{Disk, Https, Processes, Sockets, System, Systemd};
 
-const SERVER_STEPS: [&str; 9] = [
+const SERVER_STEPS: [&str; 10] = [
     "check_host",
     "prepare_host",
     "mount_storage",
+    "make_volumes",
     "acquire_k3s",
     "write_config",
     "write_units",
@@ -92,13 +93,13 @@ impl Up<'_> {
     ) -> Result<(), StepFailure> {
         let role = self.config().node.role;
         let steps = match role {
-            Role::Server => SERVER_STEPS,
-            Role::Agent => AGENT_STEPS,
+            Role::Server => SERVER_STEPS.as_slice(),
+            Role::Agent => AGENT_STEPS.as_slice(),
         };
         reporter.report(Event::RunStarted {
             role,
             provisioner: env!("CARGO_PKG_VERSION").to_owned(),
-            steps: steps.map(str::to_owned).to_vec(),
+            steps: steps.iter().map(|&step| step.to_owned()).collect(),
             dry_run,
         });
         let mut runner = Runner::new(reporter, dry_run);
@@ -128,6 +129,9 @@ impl Up<'_> {
             .await?;
         runner.run(&PrepareHost { context }).await?;
         runner.run(&MountStorage { context }).await?;
+        if self.config().node.role == Role::Server {
+            runner.run(&MakeVolumes { context }).await?;
+        }
         let installed = runner
             .run(&AcquireK3s {
                 context,

@@ -2,6 +2,7 @@
 
 mod acquire_k3s;
 mod check_host;
+mod make_volumes;
 mod mount_storage;
 mod prepare_host;
 mod request_join;
@@ -13,6 +14,7 @@ mod write_units;
 
 pub(crate) use acquire_k3s::{AcquireK3s, InstalledK3s};
 pub(crate) use check_host::{CheckHost, HostFacts};
+pub(crate) use make_volumes::MakeVolumes;
 pub(crate) use mount_storage::{MountStorage, mount_unit_name};
 pub(crate) use prepare_host::PrepareHost;
 pub(crate) use request_join::{Membership, RequestJoin};

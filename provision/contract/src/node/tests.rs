@@ -57,6 +57,10 @@ fn an_error_names_the_key() {
             "artifacts.sha256.k3s: ",
         ),
         (json!({"storage": {"path": "x"}}), "storage.path: "),
+        (
+            json!({"storage": {"directories": [{"path": "../x", "uid": 1, "gid": 1}]}}),
+            "storage.directories[0].path: ",
+        ),
     ] {
         let message = error_of(|value| {
             for (key, new) in change.as_object().unwrap() {

@@ -1,6 +1,6 @@
 //! The rules of a configuration that its types cannot express.
 
-use std::path::Path;
+use std::path::{Component, Path};
 
 use super::{ConfigError, NODE_CONFIG_SCHEMA, NodeConfig, Role, StorageKind};
 
@@ -156,6 +156,21 @@ impl NodeConfig {
             absolute("artifacts.binary", path)?;
         }
         absolute("storage.path", &self.storage.path)?;
+        for (index, directory) in self.storage.directories.iter().enumerate() {
+            let mut parts = directory.path.components();
+            let inside = parts.clone().next().is_some()
+                && parts.all(|part| matches!(part, Component::Normal(_)));
+            require(
+                inside,
+                &format!("storage.directories[{index}].path"),
+                || {
+                    format!(
+                        "{} does not stay below storage.path",
+                        directory.path.display()
+                    )
+                },
+            )?;
+        }
         require(
             self.storage.kind != StorageKind::Nfs
                 || self.node.role == Role::Agent

@@ -1,0 +1,130 @@
+#!/bin/bash
+# Boots a server and an agent of the stand-in in two containers, without
+# --privileged, and checks what orch relies on. Builds into OUTDIR first; the
+# machines are Dockerfiles/node, whose base image must be there.
+#
+#   ci/k3s-standin/smoke.sh OUTDIR
+set -euo pipefail
+
+[ $# -eq 1 ] || { echo "usage: smoke.sh OUTDIR" >&2; exit 2; }
+here=$(cd "$(dirname "$0")" && pwd)
+"$here/build.sh" "$1"
+assets=$(cd "$1" && pwd)
+
+name=standin-smoke-$$
+server=$name-server
+agent=$name-agent
+
+cleanup() {
+    docker rm --force --volumes "$server" "$agent" >/dev/null 2>&1 || true
+    docker network rm "$name" >/dev/null 2>&1 || true
+}
+trap cleanup EXIT
+
+say() { echo "smoke: $*" >&2; }
+fail() {
+    say "FAILED: $*"
+    for machine in "$server" "$agent"; do
+        docker exec "$machine" journalctl --no-pager -u 'k3s*' 2>/dev/null | grep 'level=' | tail -n 20 >&2 || true
+    done
+    exit 1
+}
+on() { docker exec -i "$@"; }
+kubectl() { on "$server" k3s kubectl "$@"; }
+
+# within SECONDS WHAT COMMAND...: until the command succeeds.
+within() {
+    local deadline=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        [ "$SECONDS" -lt "$deadline" ] || fail "$what"
+        sleep 1
+    done
+    say "ok: $what"
+}
+
+start_machine() {
+    local capabilities=() capability
+    for capability in SYS_ADMIN NET_ADMIN SYS_PTRACE SYS_MODULE NET_RAW SYS_TIME IPC_LOCK SYS_NICE SYSLOG \
+        DAC_READ_SEARCH LINUX_IMMUTABLE MKNOD SYS_BOOT; do
+        capabilities+=(--cap-add "$capability")
+    done
+    docker run --detach --name "$1" --hostname "$1" --network "$name" "${capabilities[@]}" \
+        --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined \
+        --device-cgroup-rule 'a *:* rwm' --cgroupns=private --tmpfs /run --device /dev/kmsg \
+        --volume /var/lib/rancher --volume /var/lib/kubelet --volume "$assets:/assets:ro" "$image" >/dev/null
+    within 30 "$1 boots" on "$1" test -S /run/systemd/private
+    on "$1" sh -ec '
+        install -m 0755 /assets/k3s /usr/local/bin/k3s
+        install -D -m 0644 -t /var/lib/rancher/k3s/agent/images /assets/k3s-airgap-images-amd64.tar.zst
+        mkdir -p /etc/rancher/k3s'
+}
+
+# install_unit MACHINE ROLE: what K3s's own installer writes.
+install_unit() {
+    on "$1" sh -c 'cat >/etc/systemd/system/k3s.service' <<UNIT
+[Service]
+Type=notify
+ExecStart=/usr/local/bin/k3s $2
+KillMode=process
+Delegate=yes
+TimeoutStartSec=0
+LimitNOFILE=1048576
+TasksMax=infinity
+UNIT
+}
+
+# join TOKEN: starts the agent with a token; fails if it does not get up.
+join() {
+    on "$agent" sh -c 'umask 077; cat >/etc/rancher/k3s/token' <<<"$1"
+    on "$agent" timeout 120 systemctl restart k3s
+}
+
+# refused TOKEN MESSAGE: the agent must end and say why.
+refused() {
+    if join "$1" >/dev/null 2>&1; then
+        fail "a token that must be refused was accepted ($2)"
+    fi
+    on "$agent" journalctl --no-pager -u k3s | grep 'level=fatal' | grep -e "$2" >/dev/null || fail "the agent does not say: $2"
+    say "ok: refused: $2"
+}
+
+image=$(docker build --quiet "$here/../../Dockerfiles/node")
+docker network create "$name" >/dev/null
+start_machine "$server"
+start_machine "$agent"
+
+"$assets/k3s" --version | grep 'not K3s' >/dev/null || fail "--version does not say what it is"
+
+install_unit "$server" server
+on "$server" timeout 120 systemctl start k3s || fail "the server does not start"
+say "ok: the server starts"
+[ "$(on "$server" stat -L -c %a /var/lib/rancher/k3s/server/node-token)" = 600 ] || fail "node-token is readable by others"
+within 60 "the server is Ready" kubectl wait --for=condition=Ready "node/$server" --timeout=1s
+
+address=$(on "$server" hostname -I | cut -d' ' -f1)
+install_unit "$agent" agent
+on "$agent" sh -c 'cat >/etc/rancher/k3s/config.yaml' <<CONFIG
+server: https://$address:6443
+token-file: /etc/rancher/k3s/token
+CONFIG
+
+token=$(on "$server" k3s token create --ttl 10m --description smoke)
+refused "K10$(printf '0%.0s' {1..64})::${token##*::}" 'token CA hash does not match'
+refused "${token%%::*}::abcdef.0123456789abcdef" 'token rejected'
+expired=$(on "$server" k3s token create --ttl 1s)
+sleep 2
+refused "$expired" 'token rejected'
+join "$token" || fail "the agent does not join"
+within 60 "the agent is Ready" kubectl wait --for=condition=Ready "node/$agent" --timeout=1s
+
+within 120 "CoreDNS is up" kubectl --namespace kube-system wait --for=condition=Available deployment/coredns --timeout=1s
+within 60 "a service answers on the other node" on "$agent" curl --fail --silent --max-time 5 http://10.43.0.10:9153/metrics
+within 120 "metrics of both nodes" sh -c "docker exec $server k3s kubectl top nodes --no-headers | grep -v unknown | grep -c . | grep -qx 2"
+
+pods=$(kubectl get pods --all-namespaces -o 'jsonpath={.items[*].status.containerStatuses[*].containerID}')
+on "$server" timeout 120 systemctl restart k3s || fail "the server does not start again"
+kubectl --namespace kube-system rollout status deployment/coredns --timeout=60s >/dev/null || fail "CoreDNS is gone after a restart"
+[ "$(kubectl get pods --all-namespaces -o 'jsonpath={.items[*].status.containerStatuses[*].containerID}')" = "$pods" ] || fail "pods did not survive a restart"
+say "ok: pods survive a restart of the server"
+say "passed"

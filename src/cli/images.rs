@@ -1,0 +1,131 @@
+//! `orch images`: the command line of the image pipeline. Parses, decides nothing.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// Build, name by content, push and pin the images of Dockerfiles/.
+#[derive(Debug, Args)]
+pub struct ImagesArgs {
+    #[command(subcommand)]
+    pub command: ImagesCommand,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// What every subcommand takes. Defaults come from orch.yaml.
+#[derive(Debug, Args)]
+pub struct CommonArgs {
+    /// Folder whose subfolders with a Dockerfile are the components
+    #[arg(long, global = true, value_name = "FOLDER", help_heading = "Images")]
+    pub dockerfiles: Option<PathBuf>,
+    /// Folder of manifests; may be given several times
+    #[arg(long, global = true, value_name = "FOLDER", help_heading = "Images")]
+    pub manifests: Vec<PathBuf>,
+    /// The lock file
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Images")]
+    pub lock: Option<PathBuf>,
+    /// Registry in image references; docker.io without credentials means the local registry
+    #[arg(long, global = true, value_name = "HOST", help_heading = "Images")]
+    pub registry: Option<String>,
+    /// Namespace at the registry [default: orch.yaml, DOCKER_HUB_USERNAME, or the login's user]
+    #[arg(
+        long,
+        global = true,
+        env = "DOCKER_HUB_USERNAME",
+        value_name = "NAME",
+        help_heading = "Images"
+    )]
+    pub namespace: Option<String>,
+    /// Talk plain HTTP to the registry; loopback addresses always do
+    #[arg(long, global = true, help_heading = "Images")]
+    pub plain_http: bool,
+    /// Platform of the images [default: this host's]
+    #[arg(long, global = true, value_name = "OS/ARCH", help_heading = "Images")]
+    pub platform: Option<String>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum ImagesCommand {
+    /// Build what changed, push what the registry lacks, and pin it
+    #[command(
+        after_help = "Examples:\n  orch images push --pin              everything the manifests use\n  orch images push --pin api-gateway-app\n  orch images push --refresh          rebuild to take in distribution updates"
+    )]
+    Push(PushArgs),
+    /// Say what push would do, and why
+    #[command(
+        visible_alias = "dry-run",
+        after_help = "Example:\n  orch images plan --output json | jq '.[] | select(.action == \"build\")'"
+    )]
+    Plan(NamesArgs),
+    /// Build into the local engine and push nothing
+    #[command(after_help = "Example:\n  orch images build inventory-app")]
+    Build(BuildArgs),
+    /// Compare sources, lock, manifests and registry; change nothing
+    #[command(
+        after_help = "Exit status:\n  0   everything agrees\n  10  sources changed since the last push\n  11  a manifest does not name what was pushed\n  12  the registry lacks a pinned digest\n  13  a tag names another digest than the lock\nThe lowest that applies.\n\nExample:\n  orch images check --offline         in a CI job without a network"
+    )]
+    Check(CheckArgs),
+    /// Explain a component's name: what it is made from and what changed
+    #[command(after_help = "Example:\n  orch images why rabbitmq")]
+    Why(WhyArgs),
+    /// Write bare component names back into the manifests
+    Unpin,
+}
+
+/// Arguments of `orch images push`.
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    /// Components [default: those that manifests use]
+    pub names: Vec<String>,
+    /// Write the digests into the manifests
+    #[arg(long)]
+    pub pin: bool,
+    /// Build again although the sources are the same
+    #[arg(long)]
+    pub refresh: bool,
+    /// Say what would be done and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Builds at the same time
+    #[arg(long, short, value_name = "N", default_value_t = 2)]
+    pub jobs: usize,
+}
+
+/// Arguments of `orch images build`.
+#[derive(Debug, Args)]
+pub struct BuildArgs {
+    /// Components [default: those that manifests use]
+    pub names: Vec<String>,
+    /// Build again although the sources are the same
+    #[arg(long)]
+    pub refresh: bool,
+    /// Builds at the same time
+    #[arg(long, short, value_name = "N", default_value_t = 2)]
+    pub jobs: usize,
+}
+
+/// Arguments of subcommands that only take components.
+#[derive(Debug, Args)]
+pub struct NamesArgs {
+    /// Components [default: those that manifests use]
+    pub names: Vec<String>,
+}
+
+/// Arguments of `orch images check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Components [default: those that manifests use]
+    pub names: Vec<String>,
+    /// Do not ask the registry
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// Arguments of `orch images why`.
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// The component
+    pub name: String,
+}

@@ -1,0 +1,68 @@
+//! `start`, `stop` and `destroy`: the machines that `create` made.
+
+use super::{Context, doctor, machines};
+use crate::exit::{Exit, WithExit as _};
+use crate::machines::Provider;
+
+pub(super) async fn stop(context: &Context) -> anyhow::Result<()> {
+    let vagrant = context.vagrant();
+    if vagrant.has_machines() {
+        let step = context.ui.step("machines");
+        vagrant
+            .halt(|event| machines::relay(&step, event))
+            .await
+            .exit(Exit::Machine, "stopping the machines")?;
+        step.done("stopped; their data stays");
+    } else {
+        context
+            .ui
+            .note("there are no machines; `create` makes them");
+    }
+    finish(context, "cluster stopped");
+    Ok(())
+}
+
+pub(super) async fn destroy(context: &Context) -> anyhow::Result<()> {
+    let step = context.ui.step("machines");
+    let vagrant = context.vagrant();
+    let uses_docker = context.provider() == Provider::Docker;
+    if uses_docker {
+        doctor::engine(context).await?;
+    }
+    if vagrant.has_machines() {
+        vagrant
+            .destroy(|event| machines::relay(&step, event))
+            .await
+            .exit(Exit::Machine, "destroying the machines")?;
+    }
+    if uses_docker {
+        // Also what a killed run left and Vagrant never knew.
+        context.resources().remove_all().await.exit(
+            Exit::Machine,
+            "removing the cluster's containers, network and volumes",
+        )?;
+    }
+    let removing = |path: &std::path::Path| format!("removing {}", path.display());
+    for path in [context.project.kubeconfig(), context.project.state()] {
+        let result = match std::fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(&path),
+            Ok(_) => std::fs::remove_file(&path),
+            Err(_) => continue,
+        };
+        result.exit(Exit::Machine, removing(&path))?;
+    }
+    step.done("gone, with their network and volumes");
+    finish(context, "cluster destroyed");
+    Ok(())
+}
+
+/// The line that scripts wait for is the last one on stdout.
+pub(super) fn finish(context: &Context, line: &str) {
+    if context.ui.is_json() {
+        context
+            .ui
+            .result_json(&serde_json::json!({"result": line, "phases": context.ui.phases()}));
+    } else {
+        context.ui.result(line);
+    }
+}

@@ -1,0 +1,73 @@
+//! What every command starts from: the description, the folders, the writer.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{self, Config};
+use crate::machines::docker::ClusterResources;
+use crate::machines::{Provider, Vagrant};
+use crate::project::Project;
+use crate::ui::Ui;
+
+/// One run's surroundings.
+pub struct Context {
+    pub config: Config,
+    pub project: Project,
+    pub ui: Ui,
+}
+
+impl Context {
+    pub fn load(file: &Path, ui: &Ui) -> anyhow::Result<Self> {
+        let config = Config::load(file)?;
+        let project = Project::new(file, &config.name.value)?;
+        Ok(Self {
+            config,
+            project,
+            ui: ui.clone(),
+        })
+    }
+
+    pub fn cluster(&self) -> &str {
+        &self.config.name.value
+    }
+
+    /// The provider that `orch.yaml` names, or the one this host can run.
+    pub fn provider(&self) -> Provider {
+        match self.config.provider {
+            config::Provider::Auto => Provider::detect(),
+            config::Provider::Virtualbox => Provider::Virtualbox,
+            config::Provider::Libvirt => Provider::Libvirt,
+            config::Provider::Docker => Provider::Docker,
+        }
+    }
+
+    pub fn vagrant(&self) -> Vagrant {
+        Vagrant {
+            root: self.project.root().to_owned(),
+            file: self.project.file().to_owned(),
+            state: self.project.vagrant_state(),
+            provider: self.provider(),
+        }
+    }
+
+    pub fn resources(&self) -> ClusterResources {
+        ClusterResources::new(self.cluster())
+    }
+
+    /// A path from `orch.yaml`, seen from the project's root.
+    pub fn path(&self, relative: &Path) -> PathBuf {
+        self.project.root().join(relative)
+    }
+
+    /// Where this host reaches the API server.
+    pub fn api_url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.config.ports.api)
+    }
+
+    /// The namespace that the kubeconfig's context gets.
+    pub fn namespace(&self) -> &str {
+        self.config
+            .stacks
+            .first()
+            .map_or("default", |stack| &stack.namespace)
+    }
+}

@@ -1,0 +1,139 @@
+//! `orch create`: the whole product as a list of steps.
+//!
+//! Each of them looks before it acts, so running it again is how an interrupted run goes on, and on
+//! a live, unchanged cluster nothing happens.
+
+use std::sync::Arc;
+
+use super::{Context, cluster, doctor, machines, manifests, publish, status};
+use crate::artifacts::{Artifacts, Source};
+use crate::cli::CreateArgs;
+use crate::exit::{Exit, WithExit as _};
+
+pub(super) async fn run(context: &Context, arguments: &CreateArgs) -> anyhow::Result<()> {
+    if arguments.dry_run {
+        return plan(context).await;
+    }
+    doctor::preflight(context).await?;
+    let artifacts = artifacts(context).await?;
+    prepare(context, &artifacts).await?;
+    tokio::try_join!(machines_up(context), images(context))?;
+    publish::attach_registry(context).await?;
+    manifests::apply_all(context, arguments.timeout).await?;
+    status::report(context, Some(&artifacts)).await?;
+    cluster::finish(context, "cluster created");
+    Ok(())
+}
+
+/// `orch start`: the machines come back by themselves; this waits until everything on them has.
+pub(super) async fn start(context: &Context) -> anyhow::Result<()> {
+    if !context.vagrant().has_machines() {
+        return Err(anyhow::anyhow!(
+            "no machine of cluster {} exists",
+            context.cluster()
+        ))
+        .exit(
+            Exit::Machine,
+            "there is nothing to start; `orch create` makes the machines",
+        );
+    }
+    doctor::preflight(context).await?;
+    machines_up(context).await?;
+    publish::start_registry(context).await?;
+    manifests::wait_all(context).await?;
+    status::report(context, None).await?;
+    cluster::finish(context, "cluster started");
+    Ok(())
+}
+
+async fn artifacts(context: &Context) -> anyhow::Result<Artifacts> {
+    let step = context.ui.step("artifacts");
+    let artifacts = machines::acquire_artifacts(context, step.as_ref()).await?;
+    let version = &context.config.k3s.version.value;
+    step.done(&match &artifacts.source {
+        Source::Directory => format!("K3s {version} from {}", artifacts.directory.display()),
+        Source::Cache => format!("K3s {version} from the cache"),
+        Source::Release => format!("K3s {version} from its release"),
+        Source::Standin { reason } => format!("the stand-in for K3s, because {reason}"),
+    });
+    Ok(artifacts)
+}
+
+async fn prepare(context: &Context, artifacts: &Artifacts) -> anyhow::Result<()> {
+    let step = context.ui.step("prepare");
+    machines::prepare(context, context.provider(), artifacts, &step).await?;
+    step.done("keys, node folders and network are ready");
+    Ok(())
+}
+
+async fn machines_up(context: &Context) -> anyhow::Result<()> {
+    let step = context.ui.step("machines");
+    context
+        .vagrant()
+        .up(|event| machines::relay(&step, event))
+        .await
+        .exit(Exit::Machine, "bringing the machines up")?;
+    step.done(&format!("{} nodes provisioned", context.config.nodes.len()));
+    Ok(())
+}
+
+async fn images(context: &Context) -> anyhow::Result<()> {
+    let step = context.ui.step("images");
+    let report = publish::push(context, Arc::clone(&step)).await?;
+    step.done(&format!(
+        "{} images pinned, {} requests, {} bytes sent",
+        report.references.len(),
+        report.requests,
+        report.bytes_sent
+    ));
+    Ok(())
+}
+
+/// `--dry-run`: what each step would do, asked without changing anything.
+async fn plan(context: &Context) -> anyhow::Result<()> {
+    let ui = &context.ui;
+    let mut lines = Vec::new();
+    for missing in doctor::missing(context).await? {
+        lines.push(format!(
+            "preflight  {missing}: would be installed or started"
+        ));
+    }
+    let states = if crate::process::find_program("vagrant").is_some() {
+        context
+            .vagrant()
+            .status()
+            .await
+            .exit(Exit::Machine, "asking Vagrant")?
+    } else {
+        std::collections::BTreeMap::new()
+    };
+    for node in &context.config.nodes {
+        let name = &node.name.value;
+        lines.push(match states.get(name) {
+            Some(crate::machines::MachineState::Running) => {
+                format!("machines   {name} runs; would be checked")
+            }
+            Some(crate::machines::MachineState::Stopped) => {
+                format!("machines   {name} would be started")
+            }
+            _ => format!("machines   {name} would be made and provisioned"),
+        });
+    }
+    for step in publish::plan(context).await? {
+        lines.push(format!("images     {step}"));
+    }
+    for stack in &context.config.stacks {
+        lines.push(format!(
+            "apply      {} would be applied",
+            context.path(&stack.manifests).display()
+        ));
+    }
+    if ui.is_json() {
+        ui.result_json(&serde_json::json!({"plan": lines}));
+    } else {
+        for line in lines {
+            ui.result(&line);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! `orch doctor`, and the preflight of the commands that need a ready host.
+
+use super::Context;
+use crate::exit::{Exit, WithExit as _};
+use crate::host::{Finding, Privilege, Requirement};
+use crate::machines::Provider;
+use crate::progress::Progress as _;
+
+/// What a cold run writes: images, caches and two nodes.
+const SPACE_MIB: u64 = 10 * 1024;
+
+/// What this cluster asks of the host. Ports count only before the cluster has them itself.
+fn requirements(context: &Context, with_ports: bool) -> Vec<Requirement> {
+    let program = |name, package, why| Requirement::Program { name, package, why };
+    let mut list = vec![
+        Requirement::Space {
+            path: context.project.cache().to_owned(),
+            mib: SPACE_MIB,
+        },
+        program("ssh-keygen", "openssh-client", "makes the machines' keys"),
+        program("vagrant", "vagrant", "makes the machines"),
+        program(
+            "debootstrap",
+            "debootstrap",
+            "makes base images where Docker Hub cannot be reached",
+        ),
+        // Images are built by Docker with every provider.
+        Requirement::EngineInstalled,
+        Requirement::EngineRunning,
+        Requirement::Buildx,
+    ];
+    match context.provider() {
+        Provider::Virtualbox => list.push(program("VBoxManage", "virtualbox", "runs the machines")),
+        Provider::Libvirt => list.push(program("virsh", "libvirt-clients", "runs the machines")),
+        Provider::Docker => {}
+    }
+    if with_ports {
+        let ports = &context.config.ports;
+        let forwards = ports
+            .forward
+            .iter()
+            .map(|f| (f.host, "ports.forward".to_owned()));
+        list.push(Requirement::PortsFree(
+            std::iter::once((ports.api, "ports.api".to_owned()))
+                .chain(forwards)
+                .collect(),
+        ));
+    }
+    list
+}
+
+/// Checks and mends the host, as the first step of other commands.
+pub(super) async fn preflight(context: &Context) -> anyhow::Result<()> {
+    let step = context.ui.step("preflight");
+    let privilege = Privilege::detect();
+    let with_ports = !context.vagrant().has_machines();
+    let mut fixed = Vec::new();
+    for requirement in requirements(context, with_ports) {
+        let failing = || format!("this host is not ready: {}", requirement.name());
+        if let Finding::Missing(what) = requirement.check().await.exit(Exit::Host, failing())? {
+            step.note(&format!("{what}: getting it"));
+            requirement
+                .fix(&privilege)
+                .await
+                .exit(Exit::Host, failing())?;
+            fixed.push(requirement.name());
+        }
+    }
+    step.done(&if fixed.is_empty() {
+        "this host has everything".to_owned()
+    } else {
+        format!("got {}", fixed.join(", "))
+    });
+    Ok(())
+}
+
+/// Starts the Docker engine if it is installed and does not run.
+pub(super) async fn engine(context: &Context) -> anyhow::Result<()> {
+    for requirement in [Requirement::EngineInstalled, Requirement::EngineRunning] {
+        if let Finding::Missing(what) = requirement
+            .check()
+            .await
+            .exit(Exit::Host, "looking for the Docker engine")?
+        {
+            context.ui.note(&format!("{what}: getting it"));
+            requirement
+                .fix(&Privilege::detect())
+                .await
+                .exit(Exit::Host, "getting the Docker engine")?;
+        }
+    }
+    Ok(())
+}
+
+/// What `create` would have to get first.
+pub(super) async fn missing(context: &Context) -> anyhow::Result<Vec<String>> {
+    let mut missing = Vec::new();
+    for requirement in requirements(context, !context.vagrant().has_machines()) {
+        if let Finding::Missing(what) = requirement
+            .check()
+            .await
+            .exit(Exit::Host, "checking this host")?
+        {
+            missing.push(what);
+        }
+    }
+    Ok(missing)
+}
+
+pub(super) async fn run(context: &Context, fix: bool) -> anyhow::Result<Exit> {
+    let privilege = Privilege::detect();
+    let mut ready = true;
+    for requirement in requirements(context, !context.vagrant().has_machines()) {
+        let mut finding = requirement.check().await;
+        if fix && matches!(finding, Ok(Finding::Missing(_))) {
+            finding = match requirement.fix(&privilege).await {
+                Ok(()) => requirement.check().await,
+                Err(error) => Err(error),
+            };
+        }
+        let (state, text) = match finding {
+            Ok(Finding::Present(text)) => ("ok", text),
+            Ok(Finding::Missing(text)) => ("missing", text),
+            Err(error) => ("failed", format!("{:#}", anyhow::Error::from(error))),
+        };
+        ready &= state == "ok";
+        if context.ui.is_json() {
+            context.ui.result_json(&serde_json::json!({
+                "requirement": requirement.name(), "state": state, "text": text,
+            }));
+        } else {
+            context
+                .ui
+                .result(&format!("{state:<8} {:<24} {text}", requirement.name()));
+        }
+    }
+    if ready {
+        return Ok(Exit::Success);
+    }
+    if !fix {
+        context
+            .ui
+            .note("run `orch doctor --fix` to get what is missing");
+    }
+    Ok(Exit::Host)
+}

@@ -1,0 +1,392 @@
+//! `orch images`: puts arguments, settings and the pipeline together and prints results.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::cli::images::{CommonArgs, ImagesArgs, ImagesCommand};
+use crate::exit::{Exit, WithExit};
+use crate::images::ImageError;
+use crate::images::check::Finding;
+use crate::images::component::{Component, discover, host_platform};
+use crate::images::destination::{DOCKER_HUB, Destination};
+use crate::images::engine::Engine;
+use crate::images::event::Reporter;
+use crate::images::execute::{Explanation, Pipeline, Report, Settings};
+use crate::images::pin::Change;
+use crate::images::plan::{Action, Step, changed_parts};
+use crate::images::registry::retry::Policy;
+use crate::images::registry::stand_in::StandIn;
+use crate::ui::Ui;
+
+/// Defaults for what the command line leaves out.
+#[derive(Debug, Clone)]
+pub struct ImageSettings {
+    /// Folder of components.
+    pub dockerfiles: PathBuf,
+    /// Folders of manifests.
+    pub manifests: Vec<PathBuf>,
+    /// `images.lock`.
+    pub lock: PathBuf,
+    /// Cache of this project: layers, what registries are known to hold.
+    pub cache: PathBuf,
+    /// Cache that all projects share: base images made on this host.
+    pub bases: PathBuf,
+    /// Registry in references.
+    pub registry: String,
+    /// Namespace at the registry.
+    pub namespace: Option<String>,
+    /// The cluster that a local registry is for.
+    pub cluster: String,
+    /// Port of the local registry on 127.0.0.1.
+    pub stand_in_port: u16,
+}
+
+impl Default for ImageSettings {
+    fn default() -> Self {
+        Self {
+            dockerfiles: "Dockerfiles".into(),
+            manifests: Vec::new(),
+            lock: "images.lock".into(),
+            cache: crate::project::cache_directory().join("images"),
+            bases: crate::project::cache_directory().join("bases"),
+            registry: DOCKER_HUB.to_owned(),
+            namespace: None,
+            cluster: "orch".to_owned(),
+            stand_in_port: 5000,
+        }
+    }
+}
+
+/// What differs from subcommand to subcommand.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    /// Components asked for; none means what the manifests use.
+    pub names: Vec<String>,
+    /// Build again what exists.
+    pub refresh: bool,
+    /// Builds at the same time.
+    pub jobs: usize,
+}
+
+impl Default for Choice {
+    fn default() -> Self {
+        Self {
+            names: Vec::new(),
+            refresh: false,
+            jobs: 2,
+        }
+    }
+}
+
+/// A pipeline for these settings; `orch create` uses it, too.
+pub fn pipeline(
+    settings: &ImageSettings,
+    choice: Choice,
+    platform: Option<&str>,
+    plain_http: bool,
+    reporter: Arc<dyn Reporter>,
+) -> Result<Pipeline, ImageError> {
+    let platform = platform.map_or_else(host_platform, str::to_owned);
+    let components: Vec<Component> = discover(&settings.dockerfiles, &platform)?;
+    let stand_in = StandIn {
+        cluster: settings.cluster.clone(),
+        port: settings.stand_in_port,
+    };
+    let destination = Destination::choose(
+        &settings.registry,
+        settings.namespace.as_deref(),
+        plain_http,
+        stand_in,
+    )?;
+    let settings = Settings {
+        components,
+        folder: settings.dockerfiles.clone(),
+        names: choice.names,
+        manifests: settings.manifests.clone(),
+        lock: settings.lock.clone(),
+        cache: settings.cache.clone(),
+        bases: settings.bases.clone(),
+        parallel_builds: choice.jobs,
+        refresh: choice.refresh,
+        policy: Policy::default(),
+    };
+    Ok(Pipeline::new(
+        settings,
+        destination,
+        Engine::default(),
+        reporter,
+    ))
+}
+
+/// Runs `orch images ...`. `settings` are the defaults of orch.yaml; results go to `ui`, progress to `reporter`.
+pub async fn run(
+    arguments: ImagesArgs,
+    settings: ImageSettings,
+    reporter: Arc<dyn Reporter>,
+    ui: &Ui,
+) -> anyhow::Result<Exit> {
+    let settings = merge(settings, &arguments.common);
+    let (exit, text) = dispatch(arguments, settings, reporter).await?;
+    if ui.is_json() {
+        ui.result_json(&text.json);
+    } else if !text.plain.is_empty() {
+        ui.result(text.plain.trim_end());
+    }
+    Ok(exit)
+}
+
+/// A result in both formats.
+struct Text {
+    plain: String,
+    json: serde_json::Value,
+}
+
+async fn dispatch(
+    arguments: ImagesArgs,
+    settings: ImageSettings,
+    reporter: Arc<dyn Reporter>,
+) -> anyhow::Result<(Exit, Text)> {
+    let common = &arguments.common;
+    let make = |choice| {
+        let (platform, plain_http) = (common.platform.as_deref(), common.plain_http);
+        coded(pipeline(
+            &settings,
+            choice,
+            platform,
+            plain_http,
+            Arc::clone(&reporter),
+        ))
+    };
+    match arguments.command {
+        ImagesCommand::Push(push) => {
+            let pipeline = make(Choice {
+                names: push.names,
+                refresh: push.refresh,
+                jobs: push.jobs,
+            })?;
+            if push.dry_run {
+                return Ok((Exit::Success, steps_text(&coded(pipeline.plan().await)?)));
+            }
+            Ok((
+                Exit::Success,
+                report_text(&coded(pipeline.push(push.pin).await)?),
+            ))
+        }
+        ImagesCommand::Plan(plan) => {
+            let pipeline = make(Choice {
+                names: plan.names,
+                ..Choice::default()
+            })?;
+            Ok((Exit::Success, steps_text(&coded(pipeline.plan().await)?)))
+        }
+        ImagesCommand::Build(build) => {
+            let pipeline = make(Choice {
+                names: build.names,
+                refresh: build.refresh,
+                jobs: build.jobs,
+            })?;
+            let tags = coded(pipeline.build().await)?;
+            let plain = tags.values().map(|tag| format!("{tag}\n")).collect();
+            Ok((
+                Exit::Success,
+                Text {
+                    plain,
+                    json: json!(tags),
+                },
+            ))
+        }
+        ImagesCommand::Check(check) => {
+            let pipeline = make(Choice {
+                names: check.names,
+                ..Choice::default()
+            })?;
+            let findings = coded(pipeline.check(check.offline).await)?;
+            let plain = findings
+                .iter()
+                .map(|finding| format!("{}\n", finding.describe()))
+                .collect();
+            Ok((
+                findings_exit(&findings),
+                Text {
+                    plain,
+                    json: json!(findings),
+                },
+            ))
+        }
+        ImagesCommand::Why(why) => {
+            let pipeline = make(Choice {
+                names: vec![why.name.clone()],
+                ..Choice::default()
+            })?;
+            Ok((
+                Exit::Success,
+                explanation_text(&coded(pipeline.why(&why.name).await)?),
+            ))
+        }
+        ImagesCommand::Unpin => {
+            let changes = coded(make(Choice::default())?.unpin())?;
+            let plain = changes.iter().map(change_line).collect();
+            let json = changes.iter().map(change_json).collect();
+            Ok((Exit::Success, Text { plain, json }))
+        }
+    }
+}
+
+fn merge(mut settings: ImageSettings, common: &CommonArgs) -> ImageSettings {
+    if let Some(folder) = &common.dockerfiles {
+        settings.dockerfiles.clone_from(folder);
+    }
+    if !common.manifests.is_empty() {
+        settings.manifests.clone_from(&common.manifests);
+    }
+    if let Some(file) = &common.lock {
+        settings.lock.clone_from(file);
+    }
+    if let Some(registry) = &common.registry {
+        settings.registry.clone_from(registry);
+    }
+    settings.namespace = common.namespace.clone().or(settings.namespace);
+    settings
+}
+
+/// The exit code of each kind of failure.
+pub fn exit_of(error: &ImageError) -> Exit {
+    match error {
+        ImageError::Component(_)
+        | ImageError::Input(_)
+        | ImageError::Pin(_)
+        | ImageError::Lock(_) => Exit::Input,
+        ImageError::Namespace { .. } | ImageError::NoStandIn { .. } => Exit::Input,
+        ImageError::Base(_) | ImageError::Build(_) => Exit::Build,
+        ImageError::Engine(_) | ImageError::Layer(_) => Exit::Host,
+        ImageError::Registry(_) => Exit::Registry,
+    }
+}
+
+fn coded<T>(result: Result<T, ImageError>) -> anyhow::Result<T> {
+    result.or_else(|error| {
+        let exit = exit_of(&error);
+        let context = match exit {
+            Exit::Build => "building images",
+            Exit::Registry => "pushing images",
+            _ => "preparing images",
+        };
+        Err(error).exit(exit, context)
+    })
+}
+
+/// The lowest code that applies: the earliest place on the way from source to cluster.
+fn findings_exit(findings: &[Finding]) -> Exit {
+    match findings.iter().min() {
+        None => Exit::Success,
+        Some(Finding::SourceChanged { .. }) => Exit::SourceChanged,
+        Some(Finding::ManifestUnpinned { .. }) => Exit::Unpinned,
+        Some(Finding::PinMissing { .. }) => Exit::PinMissing,
+        Some(Finding::TagMoved { .. }) => Exit::TagMoved,
+    }
+}
+
+fn steps_text(steps: &[Step]) -> Text {
+    let line = |step: &Step| {
+        let action = match step.action {
+            Action::Skip { .. } => "skip",
+            Action::Retag { .. } => "retag",
+            Action::Push { .. } => "push",
+            Action::Build if step.published => "build and push",
+            Action::Build => "build",
+        };
+        format!(
+            "{}:{} {action}: {}\n",
+            step.component, step.tag, step.reason
+        )
+    };
+    Text {
+        plain: steps.iter().map(line).collect(),
+        json: json!(steps),
+    }
+}
+
+fn report_text(report: &Report) -> Text {
+    let plain = report
+        .references
+        .values()
+        .map(|reference| format!("{reference}\n"))
+        .collect();
+    let json = json!({
+        "images": report.references,
+        "steps": report.steps,
+        "pinned": report.pinned.iter().map(change_json).collect::<Vec<_>>(),
+        "requests": report.requests,
+        "bytes_sent": report.bytes_sent,
+        "seconds": report.seconds,
+    });
+    Text { plain, json }
+}
+
+fn explanation_text(explanation: &Explanation) -> Text {
+    let Explanation {
+        source,
+        input,
+        identities,
+        locked,
+    } = explanation;
+    let (bytes, files) = source.context.size();
+    let changed = match locked {
+        None => "it was never pushed".to_owned(),
+        Some(entry) if entry.input == input.hash.to_string() => {
+            format!("nothing; pushed as {}", entry.pinned())
+        }
+        Some(entry) => changed_parts(&entry.parts, &input.parts).join(", "),
+    };
+    let mut plain = format!(
+        "{}:{}\n  input       {}\n",
+        source.component.name, input.tag, input.hash
+    );
+    for (part, hash) in &input.parts {
+        plain.push_str(&format!("  {part:<11} {hash}\n"));
+    }
+    plain.push_str(&format!(
+        "  files       {files}, {bytes} bytes, from {}\n",
+        source.component.context.display()
+    ));
+    plain.push_str(&format!("  platform    {}\n", source.component.platform));
+    for (reference, identity) in identities {
+        plain.push_str(&format!("  from        {reference} = {identity}\n"));
+    }
+    plain.push_str(&format!("  changed     {changed}\n"));
+    let json = json!({
+        "component": source.component.name,
+        "tag": input.tag,
+        "input": input.hash.to_string(),
+        "parts": input.parts,
+        "files": files,
+        "bytes": bytes,
+        "platform": source.component.platform,
+        "from": identities,
+        "changed": changed,
+    });
+    Text { plain, json }
+}
+
+fn change_line(change: &Change) -> String {
+    format!(
+        "{}:{}:{}: {} -> {}\n",
+        change.path.display(),
+        change.line,
+        change.column,
+        change.before,
+        change.after
+    )
+}
+
+fn change_json(change: &Change) -> serde_json::Value {
+    json!({
+        "file": change.path,
+        "line": change.line,
+        "column": change.column,
+        "before": change.before,
+        "after": change.after,
+    })
+}

@@ -1,0 +1,200 @@
+//! The machines' side of `create`, and what Vagrant's provisioner asks of the host.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Context, doctor, manifests, publish};
+use crate::artifacts::{self, Artifacts};
+use crate::config::{K3sSource, Role};
+use crate::exit::{Exit, WithExit as _};
+use crate::images::event::Reporter;
+use crate::machines::{self, MachineEvent, Prepared, Provider, WantedNode};
+use crate::progress::Progress;
+use crate::ui::{Step, describe_node_event};
+
+/// K3s's release assets, or the stand-in's.
+pub(super) async fn acquire_artifacts(
+    context: &Context,
+    progress: &dyn Progress,
+) -> anyhow::Result<Artifacts> {
+    let k3s = &context.config.k3s;
+    let directory = k3s.directory.as_ref().map(|path| context.path(path));
+    let standin = context.path("ci/k3s-standin".as_ref());
+    let locked = std::collections::BTreeMap::new();
+    let request = artifacts::Request {
+        version: &k3s.version.value,
+        policy: match k3s.source {
+            K3sSource::Auto | K3sSource::Directory => artifacts::Policy::Any,
+            K3sSource::Release => artifacts::Policy::Release,
+            K3sSource::Standin => artifacts::Policy::Standin,
+        },
+        directory: directory
+            .as_deref()
+            .filter(|_| k3s.source == K3sSource::Directory),
+        release_url: &k3s.release_url,
+        cache: context.project.cache(),
+        standin: &standin,
+        locked: &locked,
+    };
+    artifacts::acquire(&request, progress)
+        .await
+        .exit(Exit::Machine, "getting K3s")
+}
+
+/// Where nodes find what docker.io would give them, when a registry stands in for it.
+fn mirror(context: &Context) -> anyhow::Result<Option<String>> {
+    if !publish::uses_local_registry(context)? {
+        return Ok(None);
+    }
+    let config = &context.config;
+    Ok(match context.provider() {
+        Provider::Docker => config
+            .registry_address()
+            .map(|address| format!("http://{address}:5000")),
+        // Virtual machines reach the host's own end of their network.
+        Provider::Virtualbox | Provider::Libvirt => config
+            .gateway()
+            .map(|address| format!("http://{address}:{}", config.ports.registry)),
+    })
+}
+
+/// The provisioner lies beside orch, built from the same sources.
+fn provisioner() -> anyhow::Result<PathBuf> {
+    let orch = std::env::current_exe()?;
+    Ok(orch.with_file_name("orch-provision"))
+}
+
+/// Keys, folders, node image, network: all that `vagrant up` needs.
+pub(super) async fn prepare(
+    context: &Context,
+    provider: Provider,
+    artifacts: &Artifacts,
+    step: &Arc<Step>,
+) -> anyhow::Result<Prepared> {
+    let config = &context.config;
+    let server = config.server().map(|node| node.address.value);
+    let Some(server) = server else {
+        anyhow::bail!("orch.yaml has no server");
+    };
+    let request = machines::Request {
+        cluster: context.cluster(),
+        provider,
+        nodes: config
+            .nodes
+            .iter()
+            .map(|node| WantedNode {
+                name: node.name.value.clone(),
+                role: match node.role {
+                    Role::Server => orch_contract::Role::Server,
+                    Role::Agent => orch_contract::Role::Agent,
+                },
+                address: node.address.value,
+                labels: node.labels.clone(),
+                taints: node.taints.clone(),
+            })
+            .collect(),
+        server,
+        k3s_version: &config.k3s.version.value,
+        artifacts: artifacts
+            .files()
+            .into_iter()
+            .map(|path| {
+                let name = path
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
+                let sum = artifacts.sha256.get(&name).cloned();
+                let sum = sum.map_or_else(|| artifacts::sha256_of(&path), Ok)?;
+                Ok((path, sum))
+            })
+            .collect::<Result<_, artifacts::ArtifactError>>()
+            .exit(Exit::Machine, "hashing K3s's assets")?,
+        sha256: artifacts.sha256.clone(),
+        mirror: mirror(context)?,
+        subnet: config.network.subnet.value,
+        volumes: if config.storage.class.is_some() {
+            Vec::new()
+        } else {
+            manifests::volume_directories(context)?
+        },
+        external_storage: config.storage.class.is_some(),
+        state: &context.project.state(),
+        provisioner: provisioner()?,
+    };
+    let prepared = machines::prepare(&request)
+        .await
+        .exit(Exit::Machine, "preparing the machines")?;
+    if provider == Provider::Docker {
+        publish::node_image(context, Arc::clone(step) as Arc<dyn Reporter>).await?;
+        let resources = context.resources();
+        let removed = resources
+            .remove_strays(&context.vagrant().docker_ids())
+            .await
+            .exit(Exit::Machine, "clearing what an earlier run left")?;
+        for node in removed {
+            step.say(&format!(
+                "removed the container of {node} that an earlier run left"
+            ));
+        }
+        let names: Vec<_> = config
+            .nodes
+            .iter()
+            .map(|node| node.name.value.as_str())
+            .collect();
+        let gateway = config
+            .gateway()
+            .map(|address| address.to_string())
+            .unwrap_or_default();
+        resources
+            .ensure(&config.network.subnet.value.to_string(), &gateway, &names)
+            .await
+            .exit(Exit::Machine, "making the cluster's network")?;
+    }
+    Ok(prepared)
+}
+
+/// `orch machines prepare`: called by the Vagrantfile, on a host that nobody may have looked at yet.
+pub(super) async fn prepare_for_vagrant(
+    context: &Context,
+    provider: Provider,
+) -> anyhow::Result<()> {
+    let ui = &context.ui;
+    let step = ui.step("prepare");
+    if !std::env::var_os("ORCH_EVENTS").is_some_and(|value| value == "1") {
+        doctor::preflight(context).await?;
+    }
+    let artifacts = acquire_artifacts(context, step.as_ref()).await?;
+    let prepared = prepare(context, provider, &artifacts, &step).await?;
+    step.done("the machines can be made");
+    ui.result_json(&prepared);
+    Ok(())
+}
+
+/// `orch machines clean`: after the last machine is gone, its network and volumes go too.
+pub(super) async fn clean(context: &Context) -> anyhow::Result<()> {
+    let resources = context.resources();
+    if resources
+        .has_nodes()
+        .await
+        .exit(Exit::Machine, "looking for machines")?
+    {
+        return Ok(());
+    }
+    resources
+        .remove_all()
+        .await
+        .exit(Exit::Machine, "removing the cluster's network and volumes")
+}
+
+/// Shows what Vagrant and the nodes report.
+pub(super) fn relay(step: &Step, event: MachineEvent) {
+    match event {
+        MachineEvent::Line(line) => step.note(&line),
+        MachineEvent::Node(event) => {
+            if let Some(text) = describe_node_event(&event) {
+                step.say(&text);
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The image pipeline with this cluster's settings: `orch images`, and the images step of `create`.
+
+use std::sync::Arc;
+
+use super::Context;
+use super::images::{Choice, ImageSettings, exit_of, pipeline};
+use crate::cli::images::ImagesArgs;
+use crate::exit::{Exit, WithExit as _};
+use crate::images::ImageError;
+use crate::images::destination::Destination;
+use crate::images::engine::Engine;
+use crate::images::event::Reporter;
+use crate::images::execute::{Pipeline, Report};
+use crate::machines::Provider;
+use crate::ui::Step;
+
+/// The folder under Dockerfiles/ that the docker provider's machines are made from.
+const NODE_COMPONENT: &str = "node";
+
+fn settings(context: &Context) -> ImageSettings {
+    let config = &context.config;
+    let cache = context.project.cache();
+    let lock = if context.project.is_default() {
+        context.project.root().join("images.lock")
+    } else {
+        context.project.state().join("images.lock")
+    };
+    ImageSettings {
+        dockerfiles: context.path(&config.dockerfiles),
+        manifests: config
+            .stacks
+            .iter()
+            .map(|stack| context.path(&stack.manifests))
+            .collect(),
+        lock,
+        cache: cache.join("images"),
+        bases: cache.join("bases"),
+        namespace: config.registry.namespace.clone().or_else(|| {
+            std::env::var("DOCKER_HUB_USERNAME")
+                .ok()
+                .filter(|name| !name.is_empty())
+        }),
+        cluster: context.cluster().to_owned(),
+        stand_in_port: config.ports.registry,
+        ..ImageSettings::default()
+    }
+}
+
+fn coded<T>(result: Result<T, ImageError>, doing: &str) -> anyhow::Result<T> {
+    result.or_else(|error| {
+        let exit = exit_of(&error);
+        Err(error).exit(exit, doing)
+    })
+}
+
+fn make(
+    context: &Context,
+    choice: Choice,
+    reporter: Arc<dyn Reporter>,
+) -> anyhow::Result<Pipeline> {
+    let pipeline = pipeline(&settings(context), choice, None, false, reporter);
+    coded(pipeline, "preparing the images")
+}
+
+/// `orch images ...`.
+pub(super) async fn run(context: &Context, arguments: ImagesArgs) -> anyhow::Result<Exit> {
+    let step = context.ui.step("images");
+    super::images::run(arguments, settings(context), step, &context.ui).await
+}
+
+/// The images step of `create`: build, push, pin.
+pub(super) async fn push(context: &Context, step: Arc<Step>) -> anyhow::Result<Report> {
+    let pipeline = make(context, Choice::default(), step)?;
+    coded(pipeline.push(true).await, "building and pushing the images")
+}
+
+/// What [`push`] would do, a line a component.
+pub(super) async fn plan(context: &Context) -> anyhow::Result<Vec<String>> {
+    let step = context.ui.step("images");
+    let pipeline = make(context, Choice::default(), step)?;
+    let steps = coded(pipeline.plan().await, "planning the images")?;
+    Ok(steps
+        .iter()
+        .map(|step| {
+            format!(
+                "{}:{} {:?}: {}",
+                step.component, step.tag, step.action, step.reason
+            )
+        })
+        .collect())
+}
+
+/// Builds the docker provider's node image and gives it the tag that the Vagrantfile asks for.
+pub(super) async fn node_image(
+    context: &Context,
+    reporter: Arc<dyn Reporter>,
+) -> anyhow::Result<()> {
+    let choice = Choice {
+        names: vec![NODE_COMPONENT.to_owned()],
+        ..Choice::default()
+    };
+    let pipeline = make(context, choice, reporter)?;
+    let tags = coded(pipeline.build().await, "building the node image")?;
+    let Some(tag) = tags.get(NODE_COMPONENT) else {
+        return Ok(());
+    };
+    Engine::default()
+        .run(&["tag", tag, &context.resources().node_image()])
+        .await
+        .map(|_| ())
+        .exit(Exit::Machine, "tagging the node image")
+}
+
+fn destination(context: &Context) -> anyhow::Result<Destination> {
+    let settings = settings(context);
+    let stand_in = crate::images::registry::stand_in::StandIn {
+        cluster: settings.cluster.clone(),
+        port: settings.stand_in_port,
+    };
+    let destination = Destination::choose(
+        &settings.registry,
+        settings.namespace.as_deref(),
+        false,
+        stand_in,
+    );
+    coded(destination, "choosing the registry")
+}
+
+/// Whether images go to the registry that stands in for Docker Hub.
+pub(super) fn uses_local_registry(context: &Context) -> anyhow::Result<bool> {
+    Ok(destination(context)?.stand_in.is_some())
+}
+
+/// Gives the registry that stands in for Docker Hub its address in the machines' network.
+pub(super) async fn attach_registry(context: &Context) -> anyhow::Result<()> {
+    let destination = destination(context)?;
+    let (Some(stand_in), Provider::Docker, Some(address)) = (
+        &destination.stand_in,
+        context.provider(),
+        context.config.registry_address(),
+    ) else {
+        return Ok(());
+    };
+    stand_in
+        .attach(
+            &Engine::default(),
+            &context.resources().network(),
+            address.into(),
+        )
+        .await
+        .exit(
+            Exit::Registry,
+            "connecting the registry to the machines' network",
+        )
+}
+
+/// Starts the registry again, after the machines were.
+pub(super) async fn start_registry(context: &Context) -> anyhow::Result<()> {
+    let step = context.ui.step("registry");
+    let pipeline = make(
+        context,
+        Choice::default(),
+        Arc::clone(&step) as Arc<dyn Reporter>,
+    )?;
+    coded(pipeline.start_stand_in().await, "starting the registry")?;
+    attach_registry(context).await?;
+    step.done("answers");
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! `orch status`, and the report that ends `create`.
+
+use super::apply::pins;
+use super::{Context, manifests};
+use crate::artifacts::{Artifacts, Source};
+use crate::exit::{Exit, WithExit as _};
+use crate::kube::status::{ClusterStatus, collect, table};
+
+async fn observe(context: &Context) -> anyhow::Result<ClusterStatus> {
+    let mut wanted = Vec::new();
+    for stack in manifests::stacks(context) {
+        wanted.extend(pins(&stack).exit(Exit::Input, "reading the manifests")?);
+    }
+    let mut namespaces: Vec<_> = context
+        .config
+        .stacks
+        .iter()
+        .map(|stack| stack.namespace.clone())
+        .collect();
+    namespaces.dedup();
+    let asking = "asking the cluster how it is";
+    let client = crate::kube::connect(&context.project.kubeconfig())
+        .await
+        .exit(Exit::Apply, asking)?;
+    collect(&client, &namespaces, &wanted)
+        .await
+        .exit(Exit::Apply, asking)
+}
+
+/// `orch status`.
+pub(super) async fn run(context: &Context) -> anyhow::Result<()> {
+    let vagrant = context.vagrant();
+    if !vagrant.has_machines() {
+        if context.ui.is_json() {
+            context
+                .ui
+                .result_json(&serde_json::json!({"machines": {}, "cluster": null}));
+        } else {
+            context.ui.result("no machines; `orch create` makes them");
+        }
+        return Ok(());
+    }
+    let machines = vagrant
+        .status()
+        .await
+        .exit(Exit::Machine, "asking Vagrant")?;
+    let runs = machines
+        .values()
+        .any(|state| *state == crate::machines::MachineState::Running);
+    let cluster = if runs {
+        Some(observe(context).await?)
+    } else {
+        None
+    };
+    if context.ui.is_json() {
+        context
+            .ui
+            .result_json(&serde_json::json!({"machines": machines, "cluster": cluster}));
+        return Ok(());
+    }
+    for (name, state) in &machines {
+        context
+            .ui
+            .result(&format!("machine {name}: {}", state.as_str()));
+    }
+    if let Some(cluster) = cluster {
+        context.ui.result(table(&cluster).trim_end());
+    }
+    Ok(())
+}
+
+/// Nodes, rollouts, endpoints, digests, and the seconds each step took.
+pub(super) async fn report(context: &Context, artifacts: Option<&Artifacts>) -> anyhow::Result<()> {
+    let cluster = observe(context).await?;
+    let ui = &context.ui;
+    let standin = artifacts.and_then(|artifacts| match &artifacts.source {
+        Source::Standin { reason } => Some(reason),
+        _ => None,
+    });
+    if ui.is_json() {
+        ui.result_json(&serde_json::json!({
+            "cluster": cluster,
+            "kubeconfig": context.project.kubeconfig(),
+            "standin": standin,
+            "peak_memory_kib": peak_memory_kib(),
+        }));
+        return Ok(());
+    }
+    ui.result(table(&cluster).trim_end());
+    for forward in &context.config.ports.forward {
+        ui.result(&format!(
+            "http://localhost:{} -> NodePort {}",
+            forward.host, forward.node
+        ));
+    }
+    ui.result(&format!(
+        "KUBECONFIG={}",
+        context.project.kubeconfig().display()
+    ));
+    if let Some(reason) = standin {
+        ui.result(&format!(
+            "These nodes run orch's stand-in for K3s, not K3s: {reason}"
+        ));
+    }
+    let phases: Vec<_> = ui
+        .phases()
+        .iter()
+        .map(|phase| format!("{} {:.1} s", phase.step, phase.seconds))
+        .collect();
+    ui.result(&format!(
+        "{:.1} s in all: {}; peak memory {} MiB",
+        ui.elapsed().as_secs_f64(),
+        phases.join(", "),
+        peak_memory_kib().unwrap_or_default() / 1024
+    ));
+    Ok(())
+}
+
+/// The high-water mark of this process's resident memory (proc_pid_status(5), VmHWM).
+fn peak_memory_kib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}

@@ -1,0 +1,279 @@
+//! `orch.yaml`: what the user asks for, parsed once into types.
+//!
+//! Boundary: reads one file and knows nothing of machines, images or Kubernetes. Every error names
+//! file, line and column, because this is the file that people edit by hand. The Vagrantfile reads
+//! the same file; what it takes from it is checked here first.
+
+mod validate;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use serde_saphyr::Spanned;
+
+/// The default file name, beside the Vagrantfile.
+pub const FILE_NAME: &str = "orch.yaml";
+
+/// The whole of `orch.yaml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The cluster's name: part of every container, network, volume and state folder that orch makes.
+    pub name: Spanned<String>,
+    #[serde(default)]
+    pub provider: Provider,
+    pub network: Network,
+    pub nodes: Vec<Node>,
+    #[serde(default)]
+    pub ports: Ports,
+    #[serde(default)]
+    pub k3s: K3s,
+    #[serde(default)]
+    pub registry: Registry,
+    #[serde(default = "default_dockerfiles")]
+    pub dockerfiles: PathBuf,
+    #[serde(default)]
+    pub stacks: Vec<Stack>,
+    #[serde(default)]
+    pub storage: Storage,
+}
+
+/// Who makes the machines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// VirtualBox, libvirt or docker: the first one this host can run.
+    #[default]
+    Auto,
+    Virtualbox,
+    Libvirt,
+    Docker,
+}
+
+/// The network that the nodes share.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    pub subnet: Spanned<Ipv4Net>,
+}
+
+/// One machine.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    pub name: Spanned<String>,
+    pub role: Role,
+    /// The address that the other nodes reach it on; it survives stop and start.
+    pub address: Spanned<Ipv4Addr>,
+    #[serde(default = "default_cpus")]
+    pub cpus: u32,
+    /// MiB.
+    #[serde(default = "default_memory")]
+    pub memory: u32,
+    #[serde(default)]
+    pub labels: std::collections::BTreeMap<String, String>,
+    #[serde(default)]
+    pub taints: Vec<String>,
+}
+
+/// K3s's two roles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Server,
+    Agent,
+}
+
+/// TCP ports on the host, all on 127.0.0.1.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ports {
+    /// The Kubernetes API.
+    pub api: u16,
+    /// The registry that stands in for Docker Hub.
+    pub registry: u16,
+    /// Host ports that lead to a NodePort of the cluster.
+    pub forward: Vec<Forward>,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self {
+            api: 6443,
+            registry: 5000,
+            forward: Vec::new(),
+        }
+    }
+}
+
+/// A host port that leads to a NodePort.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forward {
+    pub host: u16,
+    pub node: u16,
+}
+
+/// Which K3s, and where it comes from.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct K3s {
+    pub version: Spanned<String>,
+    pub source: K3sSource,
+    /// A folder with K3s's release assets, for `source: directory`.
+    pub directory: Option<PathBuf>,
+    /// Base of the release URLs, without the version.
+    pub release_url: String,
+}
+
+/// The release base of the project itself.
+pub const K3S_RELEASES: &str = "https://github.com/k3s-io/k3s/releases/download";
+/// The version that this orch was tested with.
+pub const K3S_VERSION: &str = "v1.34.2+k3s1";
+
+impl Default for K3s {
+    fn default() -> Self {
+        Self {
+            version: Spanned::new(
+                K3S_VERSION.into(),
+                serde_saphyr::Location::UNKNOWN,
+                serde_saphyr::Location::UNKNOWN,
+            ),
+            source: K3sSource::Auto,
+            directory: None,
+            release_url: K3S_RELEASES.into(),
+        }
+    }
+}
+
+/// Where K3s comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum K3sSource {
+    /// The cache, then the release; the stand-in when the release host cannot be reached.
+    #[default]
+    Auto,
+    /// The release or an error.
+    Release,
+    /// The folder named in `directory` or an error.
+    Directory,
+    /// The stand-in, even where the release can be reached.
+    Standin,
+}
+
+/// Where the images go.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Registry {
+    /// The Docker Hub namespace; `DOCKER_HUB_USERNAME` when it is not given, `orch` without either.
+    pub namespace: Option<String>,
+}
+
+/// A folder of manifests that belong together.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stack {
+    pub name: String,
+    pub manifests: PathBuf,
+    pub namespace: String,
+}
+
+/// Where the volumes live.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// An existing StorageClass instead of the directory that orch shares between the nodes.
+    pub class: Option<String>,
+}
+
+fn default_dockerfiles() -> PathBuf {
+    PathBuf::from("Dockerfiles")
+}
+
+fn default_cpus() -> u32 {
+    2
+}
+
+fn default_memory() -> u32 {
+    2048
+}
+
+/// Why `orch.yaml` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {path}; name another file with --file")]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{path}:{line}:{column}: {message}")]
+    Invalid {
+        path: PathBuf,
+        line: u64,
+        column: u64,
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Parses and checks; `path` is for the errors only.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = serde_saphyr::from_str(text).map_err(|error| {
+            let location = error.location();
+            ConfigError::Invalid {
+                path: path.to_owned(),
+                line: location.map_or(1, |l| l.line()),
+                column: location.map_or(1, |l| l.column()),
+                message: short_message(&error),
+            }
+        })?;
+        validate::check(&config).map_err(|problem| ConfigError::Invalid {
+            path: path.to_owned(),
+            line: problem.line,
+            column: problem.column,
+            message: problem.message,
+        })?;
+        Ok(config)
+    }
+
+    /// The one server that agents join, the first in the file.
+    pub fn server(&self) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.role == Role::Server)
+    }
+
+    /// The first usable address of the subnet: the host's own end of the network.
+    pub fn gateway(&self) -> Option<Ipv4Addr> {
+        self.network.subnet.value.hosts().next()
+    }
+
+    /// Where the registry that stands in for Docker Hub lives inside the network: the last usable
+    /// address, which [`validate`] keeps free of nodes.
+    pub fn registry_address(&self) -> Option<Ipv4Addr> {
+        self.network.subnet.value.hosts().last()
+    }
+}
+
+/// The parser's message without its source excerpt and location, which [`ConfigError`] gives itself.
+fn short_message(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    let line = text.lines().next().unwrap_or_default();
+    let line = line.strip_prefix("error: ").unwrap_or(line);
+    match (line.starts_with("line "), line.split_once(": ")) {
+        (true, Some((_, rest))) => rest.to_owned(),
+        _ => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+use std::path::Path;
+
+use super::*;
+
+const GOOD: &str = "\
+name: demo
+network:
+  subnet: 192.168.56.0/24
+nodes:
+  - name: master
+    role: server
+    address: 192.168.56.10
+  - name: agent
+    role: agent
+    address: 192.168.56.11
+";
+
+fn error(text: &str) -> String {
+    Config::parse(text, Path::new("orch.yaml"))
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn the_smallest_file_gets_the_documented_defaults() {
+    let config = Config::parse(GOOD, Path::new("orch.yaml")).unwrap();
+    assert_eq!(config.provider, Provider::Auto);
+    assert_eq!(config.ports.api, 6443);
+    assert_eq!(config.k3s.version.value, K3S_VERSION);
+    assert_eq!(config.server().unwrap().name.value, "master");
+    assert_eq!(
+        config.registry_address().unwrap().to_string(),
+        "192.168.56.254"
+    );
+}
+
+#[test]
+fn an_unknown_key_is_named_with_line_and_column() {
+    let message = error(&GOOD.replace("    role: agent", "    rolle: agent"));
+    assert!(message.starts_with("orch.yaml:9:5: "), "{message}");
+    assert!(message.contains("rolle"), "{message}");
+}
+
+#[test]
+fn a_wrong_type_is_named_with_line_and_column() {
+    let message = error(&GOOD.replace("192.168.56.11", "[1, 2]"));
+    assert!(message.starts_with("orch.yaml:10:14: "), "{message}");
+}
+
+#[test]
+fn broken_yaml_is_an_error_with_a_place() {
+    let message = error("name: demo\n  nodes: [\n");
+    assert!(message.starts_with("orch.yaml:2:"), "{message}");
+}
+
+#[test]
+fn an_address_outside_the_subnet_points_at_the_address() {
+    let message = error(&GOOD.replace("192.168.56.11", "10.0.0.1"));
+    assert!(message.starts_with("orch.yaml:10:14: "), "{message}");
+    assert!(message.contains("outside network.subnet"), "{message}");
+}
+
+#[test]
+fn duplicate_names_and_addresses_are_refused() {
+    assert!(error(&GOOD.replace("name: agent", "name: master")).contains("two nodes are named"));
+    assert!(error(&GOOD.replace("56.11", "56.10")).contains("have the same address"));
+}
+
+#[test]
+fn ports_must_not_meet() {
+    let message = error(&format!("{GOOD}ports:\n  api: 5000\n"));
+    assert!(message.contains("both use host port 5000"), "{message}");
+}
+
+#[test]
+fn a_cluster_needs_exactly_one_server() {
+    assert!(
+        error(&GOOD.replace("role: server", "role: agent")).contains("no node has role: server")
+    );
+    assert!(error(&GOOD.replace("role: agent", "role: server")).contains("more than one node"));
+}
+
+#[test]
+fn an_empty_file_is_an_error_not_a_panic() {
+    assert!(error("").starts_with("orch.yaml:1:"));
+}
+
+#[test]
+fn the_shipped_file_is_valid() {
+    let text = include_str!("../../orch.yaml");
+    let config = Config::parse(text, Path::new("orch.yaml")).unwrap();
+    assert_eq!(config.nodes.len(), 2);
+}

@@ -1,0 +1,180 @@
+//! What the types of `orch.yaml` cannot say: names that must be unique, addresses that must lie in
+//! the network, ports that must not meet.
+
+use std::collections::BTreeMap;
+
+use serde_saphyr::Location;
+
+use super::{Config, K3sSource, Role};
+
+/// A problem and the place in the file to point at.
+pub(super) struct Problem {
+    pub(super) line: u64,
+    pub(super) column: u64,
+    pub(super) message: String,
+}
+
+fn at(location: Location, message: impl Into<String>) -> Problem {
+    Problem {
+        line: location.line().max(1),
+        column: location.column().max(1),
+        message: message.into(),
+    }
+}
+
+/// RFC 1123 label, which Kubernetes asks of a node's name and Docker of a container's.
+fn is_dns_label(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !name.is_empty()
+        && name.len() <= 63
+        && name.chars().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+pub(super) fn check(config: &Config) -> Result<(), Problem> {
+    if !is_dns_label(&config.name.value) {
+        return Err(at(
+            config.name.referenced,
+            format!(
+                "the cluster name {:?} must be a DNS label: a-z, 0-9 and '-', at most 63 characters",
+                config.name.value
+            ),
+        ));
+    }
+    check_nodes(config)?;
+    check_ports(config)?;
+    if config.k3s.source == K3sSource::Directory && config.k3s.directory.is_none() {
+        return Err(at(
+            config.k3s.version.referenced,
+            "k3s.source is `directory`, so k3s.directory must name the folder with the release assets",
+        ));
+    }
+    let version = &config.k3s.version.value;
+    if !version.starts_with('v') || !version.contains("+k3s") {
+        return Err(at(
+            config.k3s.version.referenced,
+            format!("k3s.version {version:?} is not a K3s release such as v1.34.2+k3s1"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_nodes(config: &Config) -> Result<(), Problem> {
+    let subnet = config.network.subnet.value;
+    if subnet.prefix_len() > 29 {
+        return Err(at(
+            config.network.subnet.referenced,
+            format!(
+                "the subnet {subnet} is too small: it needs room for the nodes, the host and a registry (/29 or larger)"
+            ),
+        ));
+    }
+    let mut names = BTreeMap::new();
+    let mut addresses = BTreeMap::new();
+    for node in &config.nodes {
+        let name = &node.name.value;
+        if !is_dns_label(name) {
+            return Err(at(
+                node.name.referenced,
+                format!(
+                    "the node name {name:?} must be a DNS label: a-z, 0-9 and '-', at most 63 characters"
+                ),
+            ));
+        }
+        if names.insert(name.clone(), ()).is_some() {
+            return Err(at(
+                node.name.referenced,
+                format!("two nodes are named {name:?}; give each its own name"),
+            ));
+        }
+        let address = node.address.value;
+        let reserved = [
+            Some(subnet.network()),
+            Some(subnet.broadcast()),
+            config.gateway(),
+            config.registry_address(),
+        ];
+        if !subnet.contains(&address) {
+            return Err(at(
+                node.address.referenced,
+                format!("the address {address} of {name} is outside network.subnet {subnet}"),
+            ));
+        }
+        if reserved.contains(&Some(address)) {
+            return Err(at(
+                node.address.referenced,
+                format!(
+                    "the address {address} of {name} is reserved in {subnet} (network, host, registry or broadcast)"
+                ),
+            ));
+        }
+        if let Some(other) = addresses.insert(address, name.clone()) {
+            return Err(at(
+                node.address.referenced,
+                format!("{other} and {name} have the same address {address}"),
+            ));
+        }
+        if node.cpus == 0 || node.memory < 512 {
+            return Err(at(
+                node.name.referenced,
+                format!("{name} needs at least 1 cpu and 512 MiB of memory"),
+            ));
+        }
+    }
+    match config
+        .nodes
+        .iter()
+        .filter(|n| n.role == Role::Server)
+        .count()
+    {
+        1 => Ok(()),
+        0 => Err(at(
+            config.name.referenced,
+            "no node has role: server; the cluster needs one",
+        )),
+        _ => Err(at(
+            config.name.referenced,
+            "more than one node has role: server; this version runs one server and any number of agents",
+        )),
+    }
+}
+
+fn check_ports(config: &Config) -> Result<(), Problem> {
+    let mut seen = BTreeMap::new();
+    let fixed = [
+        ("ports.api", config.ports.api),
+        ("ports.registry", config.ports.registry),
+    ];
+    let forwards = config
+        .ports
+        .forward
+        .iter()
+        .map(|f| ("ports.forward", f.host));
+    for (what, port) in fixed.into_iter().chain(forwards) {
+        if port == 0 {
+            return Err(at(
+                config.name.referenced,
+                format!("{what}: 0 is not a port"),
+            ));
+        }
+        if let Some(other) = seen.insert(port, what) {
+            return Err(at(
+                config.name.referenced,
+                format!("{other} and {what} both use host port {port}"),
+            ));
+        }
+    }
+    for forward in &config.ports.forward {
+        if !(30000..=32767).contains(&forward.node) {
+            return Err(at(
+                config.name.referenced,
+                format!(
+                    "ports.forward: {} is outside Kubernetes' NodePort range 30000-32767",
+                    forward.node
+                ),
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! One build: `docker buildx build` over a normalised copy of the context.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
+
+use super::{Engine, EngineError, child};
+use crate::images::component::Component;
+use crate::images::context::stage::Stage;
+use crate::images::context::{Context, ContextError, SOURCE_DATE_EPOCH};
+use crate::images::event::{ImageEvent, Reporter};
+use crate::images::hash::Sha256Digest;
+
+/// Where hosts keep the certificates they trust. The first that exists is offered to builds as the secret `ca`.
+const CA_BUNDLES: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
+
+/// Proxy settings that are handed on by name, so that a password in one is not in the process list.
+const PROXIES: [&str; 8] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+];
+
+/// A build did not give an image.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The builder says no.
+    #[error(
+        "building {component} from {dockerfile} failed. The last lines of the build:\n{output}"
+    )]
+    Failed {
+        /// The component.
+        component: String,
+        /// Its Dockerfile.
+        dockerfile: PathBuf,
+        /// The end of the builder's output.
+        output: String,
+    },
+    /// The builder says yes, but names no image.
+    #[error(
+        "building {component}: the builder reported no image ID; is the buildx driver able to load images?"
+    )]
+    NoImage {
+        /// The component.
+        component: String,
+    },
+    /// The engine cannot be used.
+    #[error("building {component}: the container engine cannot be used")]
+    Engine {
+        /// The component.
+        component: String,
+        /// The engine's error.
+        #[source]
+        source: EngineError,
+    },
+    /// The context cannot be read or copied.
+    #[error("building {component}: the build context cannot be used")]
+    Context {
+        /// The component.
+        component: String,
+        /// The reason.
+        #[source]
+        source: ContextError,
+    },
+    /// No room for the copy.
+    #[error("building {component}: cannot write the build's temporary files")]
+    Temporary {
+        /// The component.
+        component: String,
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What to build.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The component.
+    pub component: &'a Component,
+    /// Its context as it was hashed.
+    pub context: &'a Context,
+    /// The context's hash: a copy that hashes otherwise is not built.
+    pub context_hash: Sha256Digest,
+    /// The Dockerfile with its bases resolved.
+    pub dockerfile: String,
+    /// What to call the image in the engine.
+    pub tag: &'a str,
+    /// Do not use results of earlier builds.
+    pub refresh: bool,
+}
+
+/// Builds and gives the image's ID.
+pub async fn build(
+    engine: &Engine,
+    request: Request<'_>,
+    reporter: &dyn Reporter,
+) -> Result<String, BuildError> {
+    let component = &request.component.name;
+    let temporary = |source| BuildError::Temporary {
+        component: component.clone(),
+        source,
+    };
+    let folder = tempfile::Builder::new()
+        .prefix("orch-build-")
+        .tempdir()
+        .map_err(temporary)?;
+    let staged = stage(folder.path(), &request)?;
+    let identity = folder.path().join("image-id");
+    let command = command(engine, &request, folder.path(), &staged, &identity);
+    let finished = child::lines(command, |line| {
+        if !line.is_empty() {
+            reporter.event(ImageEvent::BuildLine {
+                component: component.clone(),
+                line: line.to_owned(),
+            });
+        }
+    });
+    let finished = finished.await.map_err(|source| BuildError::Engine {
+        component: component.clone(),
+        source,
+    })?;
+    if !finished.status.success() {
+        return Err(BuildError::Failed {
+            component: component.clone(),
+            dockerfile: request.component.dockerfile.clone(),
+            output: Vec::from(finished.last_lines).join("\n"),
+        });
+    }
+    match fs::read_to_string(&identity) {
+        Ok(id) if id.trim().starts_with("sha256:") => Ok(id.trim().to_owned()),
+        _ => Err(BuildError::NoImage {
+            component: component.clone(),
+        }),
+    }
+}
+
+/// Copies the context and writes the Dockerfile beside it, where no COPY can reach it.
+fn stage(folder: &Path, request: &Request<'_>) -> Result<PathBuf, BuildError> {
+    let component = &request.component.name;
+    let temporary = |source| BuildError::Temporary {
+        component: component.clone(),
+        source,
+    };
+    let failed = |source| BuildError::Context {
+        component: component.clone(),
+        source,
+    };
+    // BuildKit recognises a context by the folder's last name and trusts size and time then, which are fixed here. A name that
+    // was never used before makes it read every byte.
+    let unique = folder
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let staged = folder.join(format!("{unique}-context"));
+    fs::create_dir(&staged).map_err(temporary)?;
+    let mut visitor = Stage::new(&staged);
+    let hash = request.context.visit(&mut visitor).map_err(failed)?;
+    visitor.finish().map_err(failed)?;
+    if hash != request.context_hash {
+        return Err(failed(ContextError::Changed {
+            path: request.component.context.clone(),
+        }));
+    }
+    let recipe = folder.join(format!("{unique}-dockerfile"));
+    fs::create_dir(&recipe).map_err(temporary)?;
+    fs::write(recipe.join("Dockerfile"), &request.dockerfile).map_err(temporary)?;
+    // The copy is filtered already; an ignore file in it must not be applied a second time.
+    fs::write(recipe.join("Dockerfile.dockerignore"), "").map_err(temporary)?;
+    Ok(staged)
+}
+
+fn command(
+    engine: &Engine,
+    request: &Request<'_>,
+    folder: &Path,
+    staged: &Path,
+    identity: &Path,
+) -> Command {
+    let component = request.component;
+    let unique = folder
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    // Attestations would give an unchanged image a new digest with every build.
+    let mut command = engine.command(&[
+        "buildx",
+        "build",
+        "--progress=plain",
+        "--provenance=false",
+        "--sbom=false",
+        "--load",
+    ]);
+    command.arg("--iidfile").arg(identity).args([
+        "--tag",
+        request.tag,
+        "--platform",
+        &component.platform,
+    ]);
+    command.arg("--file").arg(
+        folder
+            .join(format!("{unique}-dockerfile"))
+            .join("Dockerfile"),
+    );
+    command.arg(format!("--build-arg=SOURCE_DATE_EPOCH={SOURCE_DATE_EPOCH}"));
+    for (name, value) in &component.args {
+        command.arg(format!("--build-arg={name}={value}"));
+    }
+    for name in PROXIES
+        .iter()
+        .filter(|name| std::env::var_os(name).is_some())
+    {
+        command.args(["--build-arg", name]);
+    }
+    if let Some(bundle) = CA_BUNDLES.iter().find(|path| Path::new(path).exists()) {
+        command.arg(format!("--secret=id=ca,src={bundle}"));
+    }
+    if let Some(target) = &component.target {
+        command.args(["--target", target]);
+    }
+    if request.refresh {
+        command.arg("--no-cache");
+    }
+    command.arg(staged);
+    command
+}

@@ -1,0 +1,131 @@
+//! The container engine on this machine, through its command line: `docker`, or what `DOCKER` names.
+//!
+//! Children die with the future that waits for them, so an interrupted run leaves no build behind.
+
+pub mod build;
+pub mod child;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+/// The engine did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// There is no such program.
+    #[error("cannot run `{program}`: install it and make sure that it is in PATH")]
+    Start {
+        /// The program.
+        program: String,
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It ran and failed.
+    #[error("`{command}` failed ({status}): {output}")]
+    Failed {
+        /// The command, ready to be pasted.
+        command: String,
+        /// Its exit status.
+        status: String,
+        /// The end of what it wrote.
+        output: String,
+    },
+    /// Reading from it failed.
+    #[error("cannot read what `{command}` writes")]
+    Read {
+        /// The command.
+        command: String,
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The engine.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    program: String,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::new(std::env::var("DOCKER").unwrap_or_else(|_| "docker".to_owned()))
+    }
+}
+
+impl Engine {
+    /// The engine whose command line is `program`.
+    pub fn new(program: impl Into<String>) -> Self {
+        Self {
+            program: program.into(),
+        }
+    }
+
+    /// A command of the engine that dies with its future.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Runs a command to its end and gives what it wrote to stdout.
+    pub async fn run(&self, arguments: &[&str]) -> Result<String, EngineError> {
+        child::output(self.command(arguments)).await
+    }
+
+    /// The ID of an image, if the engine has it.
+    pub async fn image_id(&self, reference: &str) -> Result<Option<String>, EngineError> {
+        match self
+            .run(&["image", "inspect", "--format", "{{.Id}}", reference])
+            .await
+        {
+            Ok(output) => Ok(Some(output.trim().to_owned())),
+            Err(EngineError::Failed { output, .. })
+                if output.to_ascii_lowercase().contains("no such image") =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All tagged images: `repository:tag` -> ID. One call however many are asked about.
+    pub async fn image_ids(&self) -> Result<BTreeMap<String, String>, EngineError> {
+        let format = "{{.Repository}}:{{.Tag}} {{.ID}}";
+        let output = self
+            .run(&["image", "ls", "--no-trunc", "--format", format])
+            .await?;
+        let pairs = output.lines().filter_map(|line| line.split_once(' '));
+        Ok(pairs
+            .map(|(name, id)| (name.to_owned(), id.to_owned()))
+            .collect())
+    }
+
+    /// Makes an image of one layer from an archive.
+    pub async fn import(
+        &self,
+        archive: &Path,
+        reference: &str,
+        changes: &[&str],
+    ) -> Result<(), EngineError> {
+        let archive = archive.to_string_lossy();
+        let mut arguments = vec!["import"];
+        for change in changes {
+            arguments.extend(["--change", change]);
+        }
+        arguments.extend([archive.as_ref(), reference]);
+        self.run(&arguments).await.map(|_| ())
+    }
+}
+
+/// How a reference is called in the engine's own listing: without `docker.io/` and `library/`.
+pub fn familiar(reference: &str) -> &str {
+    let short = reference.strip_prefix("docker.io/").unwrap_or(reference);
+    short.strip_prefix("library/").unwrap_or(short)
+}

@@ -1,0 +1,427 @@
+//! The pipeline's operations: each gathers facts ([`gather`]), lets [`super::plan`] decide, and obeys ([`perform`]).
+//!
+//! Nothing is pinned and no lock is written unless everything before it went well.
+
+mod gather;
+mod perform;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::future::try_join_all;
+
+use super::ImageError;
+use super::check::{self, Finding, Remote};
+use super::component::{Component, ComponentError};
+use super::destination::Destination;
+use super::engine::Engine;
+use super::event::{ImageEvent, Reporter};
+use super::input::{self, Input, InputError, Source};
+use super::layers::LayerStore;
+use super::lock::{Entry, Lock};
+use super::pin::{self, Change};
+use super::plan::Step;
+use super::push::{Knowledge, Pusher};
+use super::registry::Registry;
+use super::registry::meter::Meter;
+use super::registry::retry::Policy;
+use super::select::Selection;
+use gather::Prepared;
+
+/// Folder name of the component that the local registry runs from.
+pub const STAND_IN_COMPONENT: &str = "registry";
+
+/// What a run is about.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// All components.
+    pub components: Vec<Component>,
+    /// Where they were found, for messages.
+    pub folder: PathBuf,
+    /// Those asked for; none: what the manifests use, or all if there are no manifests.
+    pub names: Vec<String>,
+    /// Folders of manifests.
+    pub manifests: Vec<PathBuf>,
+    /// `images.lock`.
+    pub lock: PathBuf,
+    /// Cache of layers and of what is known about registries.
+    pub cache: PathBuf,
+    /// Cache of base images made here.
+    pub bases: PathBuf,
+    /// Builds at any time.
+    pub parallel_builds: usize,
+    /// Build again even what exists: distribution packages age under an unchanged name.
+    pub refresh: bool,
+    /// How patiently registries are asked again.
+    pub policy: Policy,
+}
+
+/// What came of a run.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// What was done.
+    pub steps: Vec<Step>,
+    /// Component -> `repository:tag@digest`.
+    pub references: BTreeMap<String, String>,
+    /// Images rewritten in manifests.
+    pub pinned: Vec<Change>,
+    /// Requests to registries.
+    pub requests: u64,
+    /// Bytes of request bodies.
+    pub bytes_sent: u64,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+/// A component's name explained.
+#[derive(Debug, Clone)]
+pub struct Explanation {
+    /// The sources.
+    pub source: Source,
+    /// The name.
+    pub input: Input,
+    /// Reference and identity of every image that it is built from.
+    pub identities: Vec<(String, String)>,
+    /// What the lock says.
+    pub locked: Option<Entry>,
+}
+
+/// The image pipeline.
+pub struct Pipeline {
+    settings: Settings,
+    destination: Destination,
+    engine: Engine,
+    reporter: Arc<dyn Reporter>,
+    meter: Arc<Meter>,
+    started: Instant,
+}
+
+impl Pipeline {
+    /// A pipeline for one run.
+    pub fn new(
+        settings: Settings,
+        destination: Destination,
+        engine: Engine,
+        reporter: Arc<dyn Reporter>,
+    ) -> Self {
+        Self {
+            settings,
+            destination,
+            engine,
+            reporter,
+            meter: Arc::default(),
+            started: Instant::now(),
+        }
+    }
+
+    /// What [`Pipeline::push`] would do. Starts nothing and writes nothing.
+    pub async fn plan(&self) -> Result<Vec<Step>, ImageError> {
+        let mut prepared = self.prepare().await?;
+        let running = match &self.destination.stand_in {
+            Some(stand_in) => {
+                stand_in
+                    .is_running(&self.destination.client(&[], &self.meter)?)
+                    .await
+            }
+            None => true,
+        };
+        let registry = if running {
+            Some(self.registry(&prepared.selection)?)
+        } else {
+            None
+        };
+        Ok(self.decide(&mut prepared, registry.as_deref()).await?.steps)
+    }
+
+    /// Builds what the engine lacks, without a registry. Component -> tag in the engine.
+    pub async fn build(&self) -> Result<BTreeMap<String, String>, ImageError> {
+        let mut prepared = self.prepare().await?;
+        let planned = self.decide(&mut prepared, None).await?;
+        let foundations = self.lay_foundations(&mut prepared, &planned).await?;
+        self.in_order(&prepared, |source| {
+            self.image_of(source, &planned, &foundations)
+        })
+        .await?;
+        let published = planned
+            .inputs
+            .iter()
+            .filter(|(name, _)| prepared.selection.published.contains(*name));
+        Ok(published
+            .map(|(name, input)| (name.clone(), self.engine_tag(name, input)))
+            .collect())
+    }
+
+    /// Builds and pushes what is missing; with `and_pin`, writes the digests into the manifests.
+    pub async fn push(&self, and_pin: bool) -> Result<Report, ImageError> {
+        let mut prepared = self.prepare().await?;
+        if and_pin {
+            self.rehearse_pin(&prepared)?;
+        }
+        self.start_stand_in().await?;
+        let registry = self.registry(&prepared.selection)?;
+        let planned = self.decide(&mut prepared, Some(registry.as_ref())).await?;
+        let foundations = self.lay_foundations(&mut prepared, &planned).await?;
+        let pusher = Pusher {
+            registry,
+            knowledge: Knowledge::load(&self.settings.cache, &self.destination.endpoint.host()),
+            store: LayerStore::new(&self.settings.cache),
+            policy: self.settings.policy,
+            reporter: Arc::clone(&self.reporter),
+        };
+        let published = self
+            .in_order(&prepared, |source| {
+                self.publish(source, &planned, &foundations, &pusher)
+            })
+            .await;
+        // Also after a failure: what was sent is there.
+        pusher.knowledge.save();
+        let mut entries = BTreeMap::new();
+        for (name, digest) in published? {
+            if let (Some(input), Some(digest)) = (planned.inputs.get(&name), digest) {
+                let entry = self.entry(&name, input, digest);
+                entries.insert(name, entry);
+            }
+        }
+        let references: BTreeMap<String, String> = entries
+            .iter()
+            .map(|(name, entry)| (name.clone(), entry.pinned()))
+            .collect();
+        let edits = if and_pin {
+            pin::pin(&prepared.manifests, &self.names(), &references)?
+        } else {
+            Vec::new()
+        };
+        self.write_lock(&prepared, entries)?;
+        pin::write(&edits)?;
+        let pinned = edits.into_iter().flat_map(|edit| edit.changes).collect();
+        Ok(self.report(planned.steps, references, pinned))
+    }
+
+    /// Compares sources, lock, manifests and, unless `offline`, the registry.
+    pub async fn check(&self, offline: bool) -> Result<Vec<Finding>, ImageError> {
+        let prepared = self.prepare().await?;
+        let published = &prepared.selection.published;
+        let mut inputs: BTreeMap<String, Result<Input, String>> = BTreeMap::new();
+        match input::name(&prepared.sources, |reference| {
+            prepared.bases.known(reference)
+        }) {
+            Ok(named) => inputs.extend(named.into_iter().map(|(name, input)| (name, Ok(input)))),
+            // Only the lock's own word counts here: a base that it lacks is a source that was never pushed.
+            Err(error @ InputError::UnknownBase { .. }) => {
+                inputs.extend(
+                    published
+                        .iter()
+                        .map(|name| (name.clone(), Err(error.to_string()))),
+                );
+            }
+            Err(error) => return Err(error.into()),
+        }
+        inputs.retain(|name, _| published.contains(name));
+        let mut remote = BTreeMap::new();
+        if !offline {
+            let registry = self.registry(&prepared.selection)?;
+            let locked = inputs
+                .keys()
+                .filter_map(|name| prepared.lock.components.get_key_value(name));
+            let asked = locked.map(|(name, entry)| {
+                ask(registry.as_ref(), self.destination.path(name), name, entry)
+            });
+            remote.extend(try_join_all(asked).await?);
+        }
+        Ok(check::check(
+            &self.names(),
+            &inputs,
+            &prepared.lock,
+            &prepared.manifests,
+            &remote,
+        ))
+    }
+
+    /// What a component's name is made of.
+    pub async fn why(&self, component: &str) -> Result<Explanation, ImageError> {
+        let mut prepared = self.prepare().await?;
+        let inputs = self.name(&mut prepared).await?;
+        let found = prepared
+            .sources
+            .iter()
+            .find(|source| source.component.name == component);
+        let (Some(source), Some(input)) = (found, inputs.get(component)) else {
+            let (folder, known) = (
+                self.settings.folder.display().to_string(),
+                self.names().join(", "),
+            );
+            return Err(ComponentError::Unknown {
+                name: component.to_owned(),
+                folder,
+                known,
+            }
+            .into());
+        };
+        let identities = source.dockerfile.references().into_iter().map(|reference| {
+            let identity = match inputs
+                .get(reference)
+                .filter(|_| source.dependencies.contains(reference))
+            {
+                Some(dependency) => dependency.hash.to_string(),
+                None => prepared
+                    .bases
+                    .known(reference)
+                    .map(|identity| identity.to_string())
+                    .unwrap_or_default(),
+            };
+            (reference.to_owned(), identity)
+        });
+        Ok(Explanation {
+            identities: identities.collect(),
+            source: source.clone(),
+            input: input.clone(),
+            locked: prepared.lock.components.get(component).cloned(),
+        })
+    }
+
+    /// Writes bare component names back into the manifests.
+    pub fn unpin(&self) -> Result<Vec<Change>, ImageError> {
+        let edits = pin::unpin(&pin::read(&self.settings.manifests)?, &self.names())?;
+        pin::write(&edits)?;
+        Ok(edits.into_iter().flat_map(|edit| edit.changes).collect())
+    }
+
+    /// Makes sure that the local registry answers, if this run uses it.
+    pub async fn start_stand_in(&self) -> Result<(), ImageError> {
+        let Some(stand_in) = &self.destination.stand_in else {
+            return Ok(());
+        };
+        // Its probing is not part of what a push costs.
+        let client = self.destination.client(&[], &Arc::default())?;
+        if stand_in.is_running(&client).await || stand_in.restart(&self.engine, &client).await? {
+            return Ok(());
+        }
+        let image = self.stand_in_image().await?;
+        Ok(stand_in.create(&self.engine, &image, &client).await?)
+    }
+
+    /// The local registry's image, built like any other but never pushed: there is no registry yet.
+    async fn stand_in_image(&self) -> Result<String, ImageError> {
+        let missing = || ImageError::NoStandIn {
+            folder: self.settings.folder.clone(),
+            component: STAND_IN_COMPONENT.to_owned(),
+        };
+        let component = self
+            .settings
+            .components
+            .iter()
+            .find(|component| component.name == STAND_IN_COMPONENT);
+        let selection = Selection {
+            published: BTreeSet::from([STAND_IN_COMPONENT.to_owned()]),
+            components: vec![component.ok_or_else(missing)?.clone()],
+            all_bases: BTreeSet::new(),
+        };
+        let lock = Lock::read(&self.settings.lock)?;
+        let mut prepared = self.prepare_selection(lock, Vec::new(), selection).await?;
+        let planned = self.decide(&mut prepared, None).await?;
+        let foundations = self.lay_foundations(&mut prepared, &planned).await?;
+        let source = prepared.sources.first().ok_or_else(missing)?;
+        self.image_of(source, &planned, &foundations)
+            .await?
+            .ok_or_else(missing)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.settings
+            .components
+            .iter()
+            .map(|component| component.name.clone())
+            .collect()
+    }
+
+    fn registry(&self, selection: &Selection) -> Result<Arc<dyn Registry>, ImageError> {
+        let components: Vec<String> = selection.published.iter().cloned().collect();
+        Ok(self.destination.registry(
+            &components,
+            &self.meter,
+            self.settings.policy,
+            &self.reporter,
+        )?)
+    }
+
+    /// Finds out before the first build whether pinning can work at all.
+    fn rehearse_pin(&self, prepared: &Prepared) -> Result<(), ImageError> {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let references = prepared.selection.published.iter();
+        let references = references
+            .map(|name| {
+                (
+                    name.clone(),
+                    format!("{}@{digest}", self.destination.repository(name)),
+                )
+            })
+            .collect();
+        pin::pin(&prepared.manifests, &self.names(), &references)?;
+        Ok(())
+    }
+
+    fn write_lock(
+        &self,
+        prepared: &Prepared,
+        entries: BTreeMap<String, Entry>,
+    ) -> Result<(), ImageError> {
+        // Read again: another part of orch may have written its own section meanwhile.
+        let mut lock = Lock::read(&self.settings.lock)?;
+        let names: BTreeSet<String> = self.names().into_iter().collect();
+        lock.components.extend(entries);
+        lock.components.retain(|name, _| names.contains(name));
+        lock.bases = prepared
+            .bases
+            .locked(prepared.selection.all_bases.iter().map(String::as_str));
+        lock.write(&self.settings.lock)?;
+        Ok(())
+    }
+
+    fn report(
+        &self,
+        steps: Vec<Step>,
+        references: BTreeMap<String, String>,
+        pinned: Vec<Change>,
+    ) -> Report {
+        for change in &pinned {
+            self.reporter.event(ImageEvent::Pinned {
+                file: change.path.display().to_string(),
+                line: change.line,
+                reference: change.after.clone(),
+            });
+        }
+        let (requests, bytes_sent) = (self.meter.requests(), self.meter.bytes_sent());
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.reporter.event(ImageEvent::Summary {
+            requests,
+            bytes_sent,
+            seconds,
+        });
+        Report {
+            steps,
+            references,
+            pinned,
+            requests,
+            bytes_sent,
+            seconds,
+        }
+    }
+}
+
+/// One HEAD where all is well, two where something is wrong.
+async fn ask(
+    registry: &dyn Registry,
+    path: String,
+    name: &str,
+    entry: &Entry,
+) -> Result<(String, Remote), ImageError> {
+    let tag = registry.head_manifest(&path, &entry.tag).await?;
+    let pin = tag.as_ref() == Some(&entry.digest)
+        || registry
+            .head_manifest(&path, &entry.digest)
+            .await?
+            .is_some();
+    Ok((name.to_owned(), Remote { tag, pin }))
+}

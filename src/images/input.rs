@@ -1,0 +1,286 @@
+//! What a component's image is made from, and the name that follows from it.
+//!
+//! Reading (context, Dockerfile) and naming (with the identities of the bases) are apart, because a base may turn out to be
+//! another one while the sources stay what they are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::bases::{self, Identity};
+use super::component::Component;
+use super::context::{Context, ContextError, SOURCE_DATE_EPOCH};
+use super::dockerfile::{Dockerfile, DockerfileError};
+use super::hash::{Records, Sha256Digest, tag};
+use super::layers::COMPRESSION;
+
+/// Version of the input record. Raising it renames every image.
+const VERSION: u32 = 1;
+
+/// The sources cannot be named.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// The context.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// The Dockerfile.
+    #[error(transparent)]
+    Dockerfile(#[from] DockerfileError),
+    /// Components that need each other.
+    #[error(
+        "the components {names} are each built from the next: one of them has to start from something else"
+    )]
+    Cycle {
+        /// Their names, in order.
+        names: String,
+    },
+    /// A base without identity.
+    #[error(
+        "{component}: nothing is known about its base image {reference}: run `orch images push` once with a network"
+    )]
+    UnknownBase {
+        /// The component.
+        component: String,
+        /// The base.
+        reference: String,
+    },
+    /// A reader stopped.
+    #[error("reading the build contexts was interrupted")]
+    Interrupted,
+}
+
+/// A component's sources, read and hashed.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The component.
+    pub component: Component,
+    /// Its listing.
+    pub context: Context,
+    /// Hash of the listing and all contents.
+    pub context_hash: Sha256Digest,
+    /// Its Dockerfile.
+    pub dockerfile: Dockerfile,
+    /// Components that it is built from.
+    pub dependencies: BTreeSet<String>,
+    /// Images that it is built from and nobody here builds.
+    pub bases: Vec<String>,
+}
+
+/// A component's name and how it came about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// The hash of everything.
+    pub hash: Sha256Digest,
+    /// `in-` and 12 digits of it.
+    pub tag: String,
+    /// The hash of each part: `context`, `dockerfile`, `arguments`, `bases`, `settings`.
+    pub parts: BTreeMap<String, String>,
+}
+
+/// Reads all components, in parallel.
+pub async fn read(components: &[Component]) -> Result<Vec<Source>, InputError> {
+    let names: BTreeSet<String> = components
+        .iter()
+        .map(|component| component.name.clone())
+        .collect();
+    let tasks: Vec<_> = components
+        .iter()
+        .map(|component| {
+            let (component, names) = (component.clone(), names.clone());
+            tokio::task::spawn_blocking(move || read_one(component, &names))
+        })
+        .collect();
+    let mut sources = Vec::new();
+    for task in tasks {
+        sources.push(task.await.map_err(|_| InputError::Interrupted)??);
+    }
+    sort(sources)
+}
+
+fn read_one(component: Component, names: &BTreeSet<String>) -> Result<Source, InputError> {
+    let dockerfile = Dockerfile::read(&component.dockerfile, &component.args, &component.platform)?;
+    let context = Context::scan(&component.context, &component.dockerfile)?;
+    let context_hash = context.hash()?;
+    let (mut dependencies, mut bases) = (BTreeSet::new(), Vec::new());
+    for reference in dockerfile.references() {
+        if names.contains(reference) && reference != component.name {
+            dependencies.insert(reference.to_owned());
+        } else {
+            bases.push(reference.to_owned());
+        }
+    }
+    Ok(Source {
+        component,
+        context,
+        context_hash,
+        dockerfile,
+        dependencies,
+        bases,
+    })
+}
+
+/// Dependencies first; by name where it does not matter.
+fn sort(sources: Vec<Source>) -> Result<Vec<Source>, InputError> {
+    let mut waiting: BTreeMap<String, Source> = sources
+        .into_iter()
+        .map(|source| (source.component.name.clone(), source))
+        .collect();
+    let mut sorted: Vec<Source> = Vec::new();
+    while !waiting.is_empty() {
+        let ready = waiting.iter().find(|(_, source)| {
+            !source
+                .dependencies
+                .iter()
+                .any(|name| waiting.contains_key(name))
+        });
+        let Some(name) = ready.map(|(name, _)| name.clone()) else {
+            let names = waiting.keys().cloned().collect::<Vec<_>>().join(", ");
+            return Err(InputError::Cycle { names });
+        };
+        sorted.extend(waiting.remove(&name));
+    }
+    Ok(sorted)
+}
+
+/// Names all components. `sources` must be in the order that [`read`] gives.
+pub fn name(
+    sources: &[Source],
+    identity: impl Fn(&str) -> Option<Identity>,
+) -> Result<BTreeMap<String, Input>, InputError> {
+    let mut inputs: BTreeMap<String, Input> = BTreeMap::new();
+    for source in sources {
+        let component = &source.component;
+        let mut identities = Vec::new();
+        for reference in source.dockerfile.references() {
+            let found = match inputs
+                .get(reference)
+                .filter(|_| source.dependencies.contains(reference))
+            {
+                Some(dependency) => dependency.hash.to_string(),
+                None => identity(reference)
+                    .ok_or_else(|| InputError::UnknownBase {
+                        component: component.name.clone(),
+                        reference: reference.to_owned(),
+                    })?
+                    .to_string(),
+            };
+            identities.push((reference.to_owned(), found));
+        }
+        inputs.insert(component.name.clone(), name_one(source, &identities));
+    }
+    Ok(inputs)
+}
+
+fn name_one(source: &Source, identities: &[(String, String)]) -> Input {
+    let component = &source.component;
+    let mut arguments = Records::new("orch.arguments", 1);
+    arguments.fields(&[component.target.as_deref().unwrap_or_default().as_bytes()]);
+    for (key, value) in &component.args {
+        arguments.fields(&[key.as_bytes(), value.as_bytes()]);
+    }
+    let mut settings = Records::new("orch.settings", 1);
+    settings.fields(&[
+        component.platform.as_bytes(),
+        COMPRESSION.as_bytes(),
+        b"provenance=false",
+    ]);
+    settings.fields(&[SOURCE_DATE_EPOCH.to_string().as_bytes()]);
+    let parts = [
+        ("arguments", arguments.finish()),
+        ("bases", bases::hash_identities(identities)),
+        ("context", source.context_hash),
+        (
+            "dockerfile",
+            Sha256Digest::of(source.dockerfile.text.as_bytes()),
+        ),
+        ("settings", settings.finish()),
+    ];
+    let mut records = Records::new("orch.input", VERSION);
+    for (part, hash) in &parts {
+        records.fields(&[part.as_bytes(), hash.as_bytes()]);
+    }
+    let hash = records.finish();
+    let parts = parts
+        .iter()
+        .map(|(part, hash)| ((*part).to_owned(), hash.to_string()))
+        .collect();
+    Input {
+        hash,
+        tag: tag(&hash),
+        parts,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn component(root: &std::path::Path, name: &str, dockerfile: &str) -> Component {
+        let folder = root.join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("Dockerfile"), dockerfile).unwrap();
+        Component::from_folder(&folder, "linux/amd64").unwrap()
+    }
+
+    fn identity(_: &str) -> Option<Identity> {
+        Some(Identity::Digest("sha256:base".to_owned()))
+    }
+
+    #[tokio::test]
+    async fn a_change_below_renames_everything_above() {
+        let root = tempfile::tempdir().unwrap();
+        let components = [
+            component(root.path(), "a-top", "FROM middle\n"),
+            component(root.path(), "middle", "FROM z-bottom\n"),
+            component(root.path(), "z-bottom", "FROM debian:bookworm-slim\n"),
+            component(root.path(), "other", "FROM debian:bookworm-slim\n"),
+        ];
+        let sources = read(&components).await.unwrap();
+        let order: Vec<&str> = sources
+            .iter()
+            .map(|source| source.component.name.as_str())
+            .collect();
+        assert_eq!(order, ["other", "z-bottom", "middle", "a-top"]);
+        let before = name(&sources, identity).unwrap();
+        std::fs::write(root.path().join("z-bottom/new"), "x").unwrap();
+        let after = name(&read(&components).await.unwrap(), identity).unwrap();
+        for changed in ["a-top", "middle", "z-bottom"] {
+            assert_ne!(before[changed].hash, after[changed].hash, "{changed}");
+        }
+        assert_eq!(before["other"], after["other"]);
+        assert_eq!(
+            before["a-top"].parts["context"],
+            after["a-top"].parts["context"]
+        );
+        assert_ne!(
+            before["a-top"].parts["bases"],
+            after["a-top"].parts["bases"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_circle_is_an_error_that_names_it() {
+        let root = tempfile::tempdir().unwrap();
+        let components = [
+            component(root.path(), "a", "FROM b\n"),
+            component(root.path(), "b", "FROM a\n"),
+        ];
+        let error = read(&components).await.unwrap_err();
+        assert!(error.to_string().contains("a, b"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn platform_target_and_arguments_are_part_of_the_name() {
+        let root = tempfile::tempdir().unwrap();
+        let plain = component(root.path(), "a", "FROM debian:bookworm-slim\n");
+        let mut seen = BTreeSet::new();
+        let mut variants = vec![plain.clone(); 4];
+        variants[1].platform = "linux/arm64".to_owned();
+        variants[2].target = Some("x".to_owned());
+        variants[3].args.insert("A".to_owned(), "x".to_owned());
+        for variant in variants {
+            seen.insert(name(&read(&[variant]).await.unwrap(), identity).unwrap()["a"].hash);
+        }
+        assert_eq!(seen.len(), 4);
+        let none = name(&read(&[plain]).await.unwrap(), |_| None);
+        assert!(matches!(none, Err(InputError::UnknownBase { .. })));
+    }
+}

@@ -1,0 +1,359 @@
+//! Reads what `docker save` writes: spools, hashes and compresses layers, several at a time.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::sync::{Arc, Mutex, mpsc};
+
+use flate2::{Compression, GzBuilder};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+
+use super::{Image, Layer, LayerError, LayerStore};
+use crate::images::event::{ImageEvent, Reporter};
+use crate::images::hash::Sha256Digest;
+
+/// zlib's default: half the time of 9 for a few per cent more bytes.
+const LEVEL: u32 = 6;
+/// gzip's "unknown operating system" (RFC 1952), so that the header says nothing about this machine.
+const UNKNOWN_SYSTEM: u8 = 255;
+/// What may be taken for a configuration and kept in memory, in bytes.
+const CONFIGURATION_LIMIT: u64 = 4 * 1024 * 1024;
+/// How much is read at once.
+const CHUNK: usize = 256 * 1024;
+
+/// One run of `docker save`, read.
+pub(super) struct Export {
+    pub(super) store: LayerStore,
+    pub(super) image: String,
+    pub(super) component: String,
+    pub(super) reporter: Arc<dyn Reporter>,
+}
+
+/// A file of the archive.
+enum Member {
+    Memory(Vec<u8>),
+    Layer(Sha256Digest),
+    Link(String),
+}
+
+/// A layer that waits for a compressor.
+struct Job {
+    diff_id: Sha256Digest,
+    spool: NamedTempFile,
+    size: u64,
+}
+
+/// Where `manifest.json` says that things are.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SavedImage {
+    config: String,
+    layers: Vec<String>,
+}
+
+impl Export {
+    pub(super) fn run(&self, archive: File) -> Result<Image, LayerError> {
+        let compressors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let finished: Mutex<BTreeMap<Sha256Digest, Layer>> = Mutex::default();
+        // Bounded: reading waits for compressing, so no more than a few layers lie around uncompressed.
+        let (sender, receiver) = mpsc::sync_channel::<Job>(compressors);
+        let receiver = Mutex::new(receiver);
+        let members = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..compressors)
+                .map(|_| {
+                    scope.spawn(|| -> Result<(), LayerError> {
+                        loop {
+                            let job = receiver
+                                .lock()
+                                .ok()
+                                .and_then(|receiver| receiver.recv().ok());
+                            let Some(job) = job else { return Ok(()) };
+                            let diff_id = job.diff_id;
+                            let layer = self.compress(job)?;
+                            if let Ok(mut finished) = finished.lock() {
+                                finished.insert(diff_id, layer);
+                            }
+                        }
+                    })
+                })
+                .collect();
+            let members = self.read_members(archive, &finished, &sender);
+            drop(sender);
+            for worker in workers {
+                worker
+                    .join()
+                    .unwrap_or_else(|_| Err(self.bad("a compressor stopped")))?;
+            }
+            members
+        })?;
+        let finished = finished.into_inner().unwrap_or_default();
+        self.assemble(&members, &finished)
+    }
+
+    fn bad(&self, reason: impl Into<String>) -> LayerError {
+        LayerError::Archive {
+            image: self.image.clone(),
+            reason: reason.into(),
+        }
+    }
+
+    fn read_members(
+        &self,
+        archive: File,
+        finished: &Mutex<BTreeMap<Sha256Digest, Layer>>,
+        compressors: &mpsc::SyncSender<Job>,
+    ) -> Result<BTreeMap<String, Member>, LayerError> {
+        let mut members = BTreeMap::new();
+        let mut archive = tar::Archive::new(io::BufReader::with_capacity(CHUNK, archive));
+        for entry in archive
+            .entries()
+            .map_err(|error| self.bad(error.to_string()))?
+        {
+            let mut entry = entry.map_err(|error| self.bad(error.to_string()))?;
+            let path = String::from_utf8_lossy(&entry.path_bytes())
+                .trim_start_matches("./")
+                .to_owned();
+            let kind = entry.header().entry_type();
+            if kind.is_symlink() || kind.is_hard_link() {
+                let target = entry.link_name_bytes().unwrap_or_default();
+                members.insert(
+                    path,
+                    Member::Link(String::from_utf8_lossy(&target).into_owned()),
+                );
+                continue;
+            }
+            if !kind.is_file() {
+                continue;
+            }
+            let size = entry.size();
+            let is_layer = path.ends_with("/layer.tar") || path.starts_with("blobs/");
+            let mut head = [0; 2];
+            let head_length =
+                read_up_to(&mut entry, &mut head).map_err(|error| self.bad(error.to_string()))?;
+            let head = head.get(..head_length).unwrap_or_default();
+            let mut whole = head.chain(&mut entry);
+            if !is_layer || (head.starts_with(b"{") && size <= CONFIGURATION_LIMIT) {
+                let mut bytes = Vec::new();
+                let mut limited = (&mut whole).take(CONFIGURATION_LIMIT);
+                limited
+                    .read_to_end(&mut bytes)
+                    .map_err(|error| self.bad(error.to_string()))?;
+                members.insert(path, Member::Memory(bytes));
+                continue;
+            }
+            let (diff_id, spool) = self.spool(&mut whole)?;
+            members.insert(path, Member::Layer(diff_id));
+            let known = finished
+                .lock()
+                .is_ok_and(|finished| finished.contains_key(&diff_id));
+            if known {
+                continue;
+            }
+            if let Some(layer) = self.store.layer(&diff_id) {
+                if let Ok(mut finished) = finished.lock() {
+                    finished.insert(diff_id, layer);
+                }
+                continue;
+            }
+            if compressors
+                .send(Job {
+                    diff_id,
+                    spool,
+                    size,
+                })
+                .is_err()
+            {
+                return Err(self.bad("the compressors stopped"));
+            }
+        }
+        Ok(members)
+    }
+
+    /// Writes a layer to disk and hashes it on the way.
+    fn spool(&self, content: &mut impl Read) -> Result<(Sha256Digest, NamedTempFile), LayerError> {
+        let mut file = self.store.temporary()?;
+        let path = file.path().to_owned();
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let count = content
+                .read(&mut buffer)
+                .map_err(|error| self.bad(error.to_string()))?;
+            let chunk = buffer.get(..count).unwrap_or_default();
+            if chunk.is_empty() {
+                break;
+            }
+            hasher.update(chunk);
+            file.write_all(chunk).map_err(|source| LayerError::Cache {
+                path: path.clone(),
+                source,
+            })?;
+        }
+        let digest: [u8; 32] = hasher.finalize().into();
+        Ok((digest.into(), file))
+    }
+
+    fn compress(&self, job: Job) -> Result<Layer, LayerError> {
+        let path = job.spool.path().to_owned();
+        let failed = |source| LayerError::Cache {
+            path: path.clone(),
+            source,
+        };
+        let mut source = File::open(&path).map_err(failed)?;
+        let target = self.store.temporary()?;
+        let compressed_already = is_gzip(&mut source).map_err(failed)?;
+        let mut writer = Hashing::new(BufWriter::with_capacity(CHUNK, target));
+        if compressed_already {
+            // Engines with the containerd store save layers as they were pulled.
+            io::copy(&mut source, &mut writer).map_err(failed)?;
+        } else {
+            let builder = GzBuilder::new().mtime(0).operating_system(UNKNOWN_SYSTEM);
+            let mut encoder = builder.write(&mut writer, Compression::new(LEVEL));
+            let mut buffer = vec![0; CHUNK];
+            loop {
+                let count = source.read(&mut buffer).map_err(failed)?;
+                if count == 0 {
+                    break;
+                }
+                encoder
+                    .write_all(buffer.get(..count).unwrap_or_default())
+                    .map_err(failed)?;
+            }
+            encoder.finish().map_err(failed)?;
+        }
+        let (writer, digest, size) = writer.finish();
+        let target = writer
+            .into_inner()
+            .map_err(|error| failed(error.into_error()))?;
+        let layer = Layer {
+            digest: digest.to_string(),
+            size,
+        };
+        let blob = self.store.blob(&layer.digest);
+        target.as_file().sync_all().map_err(failed)?;
+        target.persist(&blob).map_err(|error| LayerError::Cache {
+            path: blob,
+            source: error.error,
+        })?;
+        let record = serde_json::to_vec(&layer).map_err(|error| failed(error.into()))?;
+        self.store
+            .write(&self.store.layer_record(&job.diff_id), &record)?;
+        self.reporter.event(ImageEvent::LayerCompressed {
+            component: self.component.clone(),
+            digest: layer.digest.clone(),
+            uncompressed: job.size,
+            compressed: layer.size,
+        });
+        Ok(layer)
+    }
+
+    fn assemble(
+        &self,
+        members: &BTreeMap<String, Member>,
+        finished: &BTreeMap<Sha256Digest, Layer>,
+    ) -> Result<Image, LayerError> {
+        let Some(Member::Memory(manifest)) = members.get("manifest.json") else {
+            return Err(self.bad("it holds no manifest.json"));
+        };
+        let images: Vec<SavedImage> = serde_json::from_slice(manifest)
+            .map_err(|error| self.bad(format!("manifest.json: {error}")))?;
+        let saved = images
+            .first()
+            .ok_or_else(|| self.bad("manifest.json lists no image"))?;
+        let Some(Member::Memory(config)) = members.get(&saved.config) else {
+            return Err(self.bad(format!("it lacks the configuration {}", saved.config)));
+        };
+        let mut layers = Vec::new();
+        for path in &saved.layers {
+            let mut member = members.get(path);
+            if let Some(Member::Link(target)) = member {
+                member = members.get(&resolve(path, target));
+            }
+            let layer = match member {
+                Some(Member::Layer(diff_id)) => finished.get(diff_id),
+                _ => None,
+            };
+            layers.push(
+                layer
+                    .cloned()
+                    .ok_or_else(|| self.bad(format!("it lacks the layer {path}")))?,
+            );
+        }
+        Ok(Image {
+            config: config.clone().into(),
+            layers,
+        })
+    }
+}
+
+/// The member that a link beside `path` points to.
+fn resolve(path: &str, target: &str) -> String {
+    let mut parts: Vec<&str> = path.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            _ => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let count = reader.read(rest)?;
+        if count == 0 {
+            break;
+        }
+        filled += count;
+    }
+    Ok(filled)
+}
+
+fn is_gzip(file: &mut File) -> io::Result<bool> {
+    let mut magic = [0; 2];
+    let count = read_up_to(file, &mut magic)?;
+    io::Seek::rewind(file)?;
+    Ok(count == 2 && magic == [0x1f, 0x8b])
+}
+
+/// Hashes and counts what passes through.
+struct Hashing<W> {
+    inner: W,
+    hasher: Sha256,
+    size: u64,
+}
+
+impl<W: Write> Hashing<W> {
+    fn new(inner: W) -> Self {
+        Self {
+            inner,
+            hasher: Sha256::new(),
+            size: 0,
+        }
+    }
+
+    fn finish(self) -> (W, Sha256Digest, u64) {
+        let digest: [u8; 32] = self.hasher.finalize().into();
+        (self.inner, digest.into(), self.size)
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hasher.update(bytes.get(..count).unwrap_or_default());
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}

@@ -1,0 +1,280 @@
+use std::time::SystemTime;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+fn reference(name: &str) -> String {
+    format!("docker.io/me/{name}:in-0123456789ab@{DIGEST}")
+}
+
+fn components() -> Vec<String> {
+    ["app", "database", "1.5"].map(str::to_owned).to_vec()
+}
+
+fn manifest(text: &str) -> Result<Manifest, PinError> {
+    let path = PathBuf::from("m.yaml");
+    let images = Document::parse(text, &path)?.images(&path)?;
+    Ok(Manifest {
+        path,
+        text: text.to_owned(),
+        images,
+    })
+}
+
+fn pinned(text: &str) -> Result<String, PinError> {
+    let manifest = manifest(text)?;
+    let references = components()
+        .into_iter()
+        .map(|name| (name.clone(), reference(&name)))
+        .collect();
+    let mut edits = pin(std::slice::from_ref(&manifest), &components(), &references)?;
+    Ok(edits.pop().map_or(manifest.text, |edit| edit.after))
+}
+
+/// Pins `text` with `@` where the image stands and expects the same text with the reference there.
+#[track_caller]
+fn check(template: &str) {
+    let text = template.replace('@', "app");
+    assert_eq!(
+        pinned(&text).unwrap(),
+        template.replace('@', &reference("app"))
+    );
+    // Pinning what is pinned changes nothing.
+    let text = template.replace('@', &reference("app"));
+    assert_eq!(pinned(&text).unwrap(), text);
+}
+
+#[test]
+fn comments_quotes_line_ends_and_a_bom_stay() {
+    check("spec:\n  containers:\n  - image: @ # keep\n    name: x\n");
+    check("spec:\r\n  containers:\r\n  - name: 'ä€😀'\r\n    image: \"@\"\r\n");
+    check("\u{feff}spec: {containers: [{name: ü, image: '@'}, {image: @}]}");
+    check("containers:\n- image:   @   \n  name: x");
+    check("containers:\n- image:\n    @\n");
+    check("containers:\n- image: !!str @\n- image: &a !!str '@'\n");
+    check("{\"spec\": {\"containers\": [{\"image\": \"@\"}]}}\n");
+}
+
+#[test]
+fn block_scalars_around_and_as_the_image() {
+    check("data:\n  text: |\n    containers:\n    - image: other\ncontainers:\n- image: @\n");
+    check("containers:\n- image: >-\n    @\n  name: x\n");
+}
+
+#[test]
+fn every_kind_with_a_pod_template() {
+    check(
+        "kind: CronJob\nspec:\n  jobTemplate:\n    spec:\n      template:\n        spec:\n          initContainers:\n          - image: @\n          containers:\n          - image: @\n",
+    );
+    check(
+        "kind: List\nitems:\n- kind: Pod\n  spec:\n    containers: [{image: @}]\n- kind: Service\n",
+    );
+    check(
+        "---\nkind: Pod\nspec: {containers: [{image: @}]}\n---\n# nothing\n---\nkind: Pod\nspec: {containers: [{image: @}]}\n...\n",
+    );
+}
+
+#[test]
+fn only_images_of_containers_are_images() {
+    let text = "kind: Thing\nimage: app\nspec:\n  volumes:\n  - image: {reference: app}\n  images: [app]\n  containers:\n  - name: app\n    args: [image, app]\n    env: [{name: image, value: app}]\n";
+    assert_eq!(pinned(text).unwrap(), text);
+}
+
+#[test]
+fn anchors_are_followed_unless_that_would_change_something_else() {
+    check("containers:\n- image: &image @\n- image: *image\n");
+    check("x-image: &image @\ncontainers:\n- image: *image\n");
+    let error = pinned("containers:\n- image: &image app\n  name: *image\n").unwrap_err();
+    assert!(error.to_string().starts_with("m.yaml:3:9: "), "{error}");
+    let error = pinned("x: &image app\nname: *image\ncontainers:\n- image: *image\n").unwrap_err();
+    assert!(error.to_string().starts_with("m.yaml:2:7: "), "{error}");
+}
+
+#[test]
+fn templates_and_what_nobody_builds_are_refused_with_their_place() {
+    for (text, place) in [
+        (
+            "containers:\n- image: {{ .Values.image }}\n",
+            "m.yaml:2:10: this is a Helm template",
+        ),
+        (
+            "containers:\n- image: \"{{ .Values.image }}:1\"\n",
+            "m.yaml:2:10: this is a Helm template",
+        ),
+        (
+            "{{- if .Values.on }}\na: b\n{{- end }}\n",
+            "this is a Helm template",
+        ),
+        (
+            "containers:\n- image: [a]\n",
+            "m.yaml:2:10: `image` must be",
+        ),
+        (
+            "containers:\n  - name: x\n    image: nginx:1\n",
+            "m.yaml:3:12: nobody builds `nginx:1`",
+        ),
+        (
+            "containers:\n- image: ghcr.io/other/app:1\n",
+            "nobody builds `ghcr.io/other/app:1`",
+        ),
+        ("a: [b\nc: d\n", "m.yaml:"),
+    ] {
+        let error = pinned(text).unwrap_err().to_string();
+        assert!(error.contains(place), "{text:?} gives {error}");
+    }
+    let foreign = format!("containers:\n- image: quay.io/other/tool:1@{DIGEST}\n");
+    assert_eq!(pinned(&foreign).unwrap(), foreign);
+}
+
+#[test]
+fn every_way_to_name_a_component_is_pinned() {
+    for image in [
+        "app",
+        "app:1",
+        "docker.io/x/app:1",
+        "me/app",
+        "127.0.0.1:5000/me/app:in-1",
+        &format!("old/app@{DIGEST}"),
+    ] {
+        let text = format!("containers:\n- image: {image}\n");
+        assert_eq!(
+            pinned(&text).unwrap(),
+            format!("containers:\n- image: {}\n", reference("app")),
+            "{image}"
+        );
+    }
+}
+
+#[test]
+fn a_component_without_digest_stays_pinned_or_is_an_error() {
+    let none = BTreeMap::new();
+    let kept = manifest(&format!("containers:\n- image: {}\n", reference("app"))).unwrap();
+    assert!(pin(&[kept], &components(), &none).unwrap().is_empty());
+    let bare = manifest("containers:\n- image: app\n").unwrap();
+    let error = pin(&[bare], &components(), &none).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("m.yaml:2:10: `app` has not been pushed"),
+        "{error}"
+    );
+}
+
+#[test]
+fn unpinning_gives_the_bare_name() {
+    let text = format!(
+        "containers:\n- image: {} # c\n- image: '{}'\n",
+        reference("app"),
+        reference("1.5")
+    );
+    let edit = unpin(&[manifest(&text).unwrap()], &components())
+        .unwrap()
+        .remove(0);
+    assert_eq!(
+        edit.after,
+        "containers:\n- image: app # c\n- image: '1.5'\n"
+    );
+    let plain = manifest(&format!("containers:\n- image: {}\n", reference("1.5"))).unwrap();
+    assert_eq!(
+        unpin(&[plain], &components()).unwrap().remove(0).after,
+        "containers:\n- image: \"1.5\"\n"
+    );
+}
+
+#[test]
+fn a_second_run_leaves_the_files_alone_and_a_failed_one_all_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (folder.path().join("a.yaml"), folder.path().join("b.yml"));
+    fs::write(&first, "containers:\n- image: app\n").unwrap();
+    fs::write(&second, "containers:\n- image: nginx\n").unwrap();
+    fs::write(
+        folder.path().join("c.example.yaml"),
+        "containers:\n- image: nginx\n",
+    )
+    .unwrap();
+    let folders = [folder.path().to_owned()];
+    let references = BTreeMap::from([("app".to_owned(), reference("app"))]);
+    assert!(pin(&read(&folders).unwrap(), &components(), &references).is_err());
+    assert_eq!(
+        fs::read_to_string(&first).unwrap(),
+        "containers:\n- image: app\n"
+    );
+    fs::remove_file(&second).unwrap();
+    let edits = pin(&read(&folders).unwrap(), &components(), &references).unwrap();
+    write(&edits).unwrap();
+    let modified = || -> SystemTime { fs::metadata(&first).unwrap().modified().unwrap() };
+    let before = modified();
+    assert!(
+        pin(&read(&folders).unwrap(), &components(), &references)
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(before, modified());
+    // Written from what was read before somebody else saved the file.
+    fs::write(&first, "containers: []\n").unwrap();
+    assert!(write(&edits).is_err());
+    assert_eq!(fs::read_to_string(&first).unwrap(), "containers: []\n");
+}
+
+/// Text that may stand around an image without changing what the image is.
+fn noise() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "# ä € 😀 comment\n",
+        "name: \"q\\\"uo\\u00e9te\"\n",
+        "text: |\n  containers:\n  - image: x\n",
+        "anchor: &a {k: [1, '2', \"3\"]}\n",
+        "alias-free: >-\n  folded\n  text\n",
+        "? complex\n: value\n",
+        "\n",
+        "empty:\n",
+        "key with spaces: 'it''s'\n",
+    ])
+    .prop_map(str::to_owned)
+}
+
+proptest! {
+    #[test]
+    fn nothing_but_the_image_changes(
+        before in prop::collection::vec(noise(), 0..5),
+        after in prop::collection::vec(noise(), 0..5),
+        style in 0..4_usize,
+        crlf in any::<bool>(),
+        bom in any::<bool>(),
+    ) {
+        let mut before = before;
+        let mut after = after;
+        before.dedup();
+        after.dedup();
+        let image = ["@", "'@'", "\"@\"", "@ # c"][style];
+        let mut number = 0;
+        // Keys must be different from one another to be legal.
+        let mut unique = |part: &String| {
+            number += 1;
+            let starts_with_key = part.starts_with(|c: char| c.is_alphabetic());
+            if starts_with_key { format!("k{number}{part}") } else { part.clone() }
+        };
+        let before: String = before.iter().map(&mut unique).collect();
+        let after: String = after.iter().map(&mut unique).collect();
+        let mut template = format!("{before}containers:\n- image: {image}\n  name: x\n{after}");
+        if crlf {
+            template = template.replace('\n', "\r\n");
+        }
+        if bom {
+            template.insert(0, '\u{feff}');
+        }
+        let text = template.replace('@', "app");
+        if let Ok(result) = pinned(&text) {
+            prop_assert_eq!(result, template.replace('@', &reference("app")));
+        } else {
+            prop_assert!(before.contains("? complex") && after.contains("? complex"), "{}", text);
+        }
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in "([a-c:&*!|>{}\\[\\],#'\"\\-? \n\r\t]|image: app|containers:|ä|\u{feff}){0,30}") {
+        let _ = pinned(&text);
+    }
+}

@@ -1,0 +1,91 @@
+//! Which components a run is about: those named, otherwise those that manifests use, otherwise all. And what they are built on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::ImageError;
+use super::component::{Component, ComponentError};
+use super::dockerfile::Dockerfile;
+use super::input::InputError;
+use super::pin::{Manifest, component_of};
+
+/// A run's components.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// Those that go to the registry, by name.
+    pub published: BTreeSet<String>,
+    /// Those and everything they are built on.
+    pub components: Vec<Component>,
+    /// Base images of all components there are, selected or not.
+    pub all_bases: BTreeSet<String>,
+}
+
+/// Selects out of `components`, which were found in `folder`.
+pub fn select(
+    components: &[Component],
+    folder: &Path,
+    names: &[String],
+    manifests: &[Manifest],
+) -> Result<Selection, ImageError> {
+    let known: BTreeMap<&str, &Component> = components
+        .iter()
+        .map(|component| (component.name.as_str(), component))
+        .collect();
+    if let Some(name) = names.iter().find(|name| !known.contains_key(name.as_str())) {
+        return Err(ImageError::Component(ComponentError::Unknown {
+            name: name.clone(),
+            folder: folder.display().to_string(),
+            known: known.keys().copied().collect::<Vec<_>>().join(", "),
+        }));
+    }
+    let published: BTreeSet<String> = if !names.is_empty() {
+        names.iter().cloned().collect()
+    } else if manifests.is_empty() {
+        known.keys().map(|name| (*name).to_owned()).collect()
+    } else {
+        let images = manifests.iter().flat_map(|manifest| &manifest.images);
+        images
+            .filter_map(|image| component_of(&image.value, known.keys().copied()))
+            .map(str::to_owned)
+            .collect()
+    };
+    let mut references: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut all_bases = BTreeSet::new();
+    for component in components {
+        let dockerfile =
+            Dockerfile::read(&component.dockerfile, &component.args, &component.platform)
+                .map_err(InputError::from)?;
+        let used: Vec<String> = dockerfile
+            .references()
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        all_bases.extend(
+            used.iter()
+                .filter(|reference| !known.contains_key(reference.as_str()))
+                .cloned(),
+        );
+        references.insert(&component.name, used);
+    }
+    let mut wanted: BTreeSet<&str> = BTreeSet::new();
+    let mut waiting: Vec<&str> = published.iter().map(String::as_str).collect();
+    while let Some(name) = waiting.pop() {
+        if wanted.insert(name) {
+            let used = references.get(name).into_iter().flatten();
+            waiting.extend(used.filter_map(|reference| {
+                known
+                    .get(reference.as_str())
+                    .map(|found| found.name.as_str())
+            }));
+        }
+    }
+    let components = wanted
+        .iter()
+        .filter_map(|name| known.get(name).map(|component| (*component).clone()))
+        .collect();
+    Ok(Selection {
+        published,
+        components,
+        all_bases,
+    })
+}

@@ -1,0 +1,71 @@
+//! A client for the cluster that a kubeconfig file names.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+
+use super::KubeError;
+
+/// Long enough for a far cloud, short enough to notice a stopped cluster.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A client for the current context of `kubeconfig`. Nothing is sent yet.
+pub async fn connect(kubeconfig: &Path) -> Result<kube::Client, KubeError> {
+    let unusable = |message: String| KubeError::Kubeconfig {
+        path: kubeconfig.to_owned(),
+        message,
+    };
+    let parsed = Kubeconfig::read_from(kubeconfig).map_err(|error| unusable(describe(&error)))?;
+    let mut config = kube::Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default())
+        .await
+        .map_err(|error| unusable(describe(&error)))?;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    kube::Client::try_from(config).map_err(|error| unusable(error.to_string()))
+}
+
+/// The error without the file's text around it, which holds the client key.
+fn describe(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::ReadConfig(source, _) => source.to_string(),
+        KubeconfigError::Parse(source) => {
+            let place = source.location().map_or(String::new(), |location| {
+                format!(" at line {}, column {}", location.line(), location.column())
+            });
+            format!("it is not a kubeconfig: invalid YAML{place}")
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_broken_kubeconfig_is_named_and_not_quoted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("k3s.yaml");
+        std::fs::write(
+            &path,
+            "users:\n- name: a\n  user: {client-key-data: [topsecret}\n",
+        )
+        .unwrap();
+        let error = connect(&path).await.err().unwrap().to_string();
+        assert!(
+            error.contains("k3s.yaml") && error.contains("line 3"),
+            "{error}"
+        );
+        assert!(!error.contains("topsecret"), "{error}");
+
+        let error = connect(&folder.path().join("none"))
+            .await
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains("none") && error.contains("--kubeconfig"),
+            "{error}"
+        );
+    }
+}

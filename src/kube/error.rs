@@ -1,0 +1,146 @@
+//! Why a cluster could not be read or changed.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Fields that another field manager owns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Conflict {
+    /// The other owner, as it named itself to the API server.
+    pub manager: String,
+    /// Paths such as `.spec.replicas`.
+    pub fields: Vec<String>,
+}
+
+/// The client library's error, reduced to what a person needs: its own text repeats the whole answer.
+#[derive(Debug)]
+pub struct Cause(Box<kube::Error>);
+
+impl From<kube::Error> for Cause {
+    fn from(error: kube::Error) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl fmt::Display for Cause {
+    /// The API server's message, or the innermost cause, which is the one that says something.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_ref() {
+            kube::Error::Api(status) if status.message.is_empty() => {
+                write!(formatter, "HTTP status {}", status.code)
+            }
+            kube::Error::Api(status) => formatter.write_str(&status.message),
+            error => formatter.write_str(&chain(error).last().unwrap_or_default()),
+        }
+    }
+}
+
+impl std::error::Error for Cause {}
+
+/// An error's text and those of its causes, outermost first.
+pub(super) fn chain(error: &dyn std::error::Error) -> impl Iterator<Item = String> {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string)
+}
+
+/// An error of one operation against the cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum KubeError {
+    #[error("cannot use the kubeconfig {path}: {message}; name another one with --kubeconfig")]
+    Kubeconfig { path: PathBuf, message: String },
+    #[error("{operation}: the API server still does not answer after {} s; is the cluster running? `orch status` shows its machines", waited.as_secs())]
+    Unreachable {
+        operation: String,
+        waited: Duration,
+        source: Cause,
+    },
+    #[error("{operation} failed")]
+    Request { operation: String, source: Cause },
+    #[error(
+        "{origin}: the cluster has no kind {kind} in {api_version}; apply its CustomResourceDefinition first or correct the apiVersion"
+    )]
+    UnknownKind {
+        origin: String,
+        api_version: String,
+        kind: String,
+    },
+    #[error("{origin}: the API server refused {object}: {message}")]
+    Rejected {
+        origin: String,
+        object: String,
+        message: String,
+    },
+    #[error(
+        "{origin}: fields of {object} belong to others: {}; leave them out of the manifest, or take them over with --force-conflicts",
+        owners(conflicts)
+    )]
+    Conflict {
+        origin: String,
+        object: String,
+        conflicts: Vec<Conflict>,
+    },
+}
+
+pub(super) fn owners(conflicts: &[Conflict]) -> String {
+    let owners: Vec<_> = conflicts
+        .iter()
+        .map(|conflict| format!("{:?} owns {}", conflict.manager, conflict.fields.join(", ")))
+        .collect();
+    owners.join("; ")
+}
+
+/// The other owners that a 409 of server-side apply names in its causes, whose messages read
+/// `conflict with "MANAGER" using VERSION` or `conflict with "MANAGER" with subresource "x" using ...`.
+/// Empty when the 409 has another reason.
+pub(super) fn conflicts(status: &kube::core::Status) -> Vec<Conflict> {
+    let mut found: Vec<Conflict> = Vec::new();
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    for cause in causes.filter(|cause| cause.reason == "FieldManagerConflict") {
+        let manager = cause.message.split('"').nth(1).unwrap_or("another manager");
+        match found
+            .iter_mut()
+            .find(|conflict| conflict.manager == manager)
+        {
+            Some(conflict) => conflict.fields.push(cause.field.clone()),
+            None => found.push(Conflict {
+                manager: manager.to_owned(),
+                fields: vec![cause.field.clone()],
+            }),
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conflict_names_each_owner_once_with_its_fields() {
+        let status: kube::core::Status = serde_json::from_value(serde_json::json!({
+            "code": 409, "reason": "Conflict", "status": "Failure",
+            "message": "Apply failed with 2 conflicts",
+            "details": {"causes": [
+                {"reason": "FieldManagerConflict", "field": ".spec.replicas",
+                 "message": "conflict with \"kubectl-scale\" with subresource \"scale\" using apps/v1"},
+                {"reason": "FieldManagerConflict", "field": ".spec.paused",
+                 "message": "conflict with \"kubectl-scale\" using apps/v1"},
+                {"reason": "FieldManagerConflict", "field": ".data.a", "message": "conflict with \"helm\""},
+            ]}
+        }))
+        .unwrap();
+        assert_eq!(
+            owners(&conflicts(&status)),
+            "\"kubectl-scale\" owns .spec.replicas, .spec.paused; \"helm\" owns .data.a"
+        );
+    }
+
+    #[test]
+    fn another_409_names_nobody() {
+        let status =
+            kube::core::Status::failure("object is being deleted", "Conflict").with_code(409);
+        assert!(conflicts(&status).is_empty());
+    }
+}

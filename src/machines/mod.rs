@@ -1,0 +1,109 @@
+//! Machines: what the host gets ready for them, and Vagrant, which makes them.
+//!
+//! Boundary: knows node names, addresses and folders, nothing of images or Kubernetes. What differs
+//! between providers on the Vagrant side is in the Vagrantfile; what the docker provider needs of
+//! the engine is in [`docker`].
+
+pub mod docker;
+mod node_folder;
+mod prepare;
+mod ssh_key;
+mod vagrant;
+
+use std::path::PathBuf;
+
+use crate::process::RunError;
+
+pub use prepare::{Prepared, PreparedFile, PreparedNode, Request, WantedNode, prepare};
+pub use vagrant::{MachineEvent, MachineState, Vagrant};
+
+/// The label that every container, network and volume of a cluster carries.
+pub const CLUSTER_LABEL: &str = "dev.orch.cluster";
+/// The label that a node's container carries, with the node's name.
+pub const NODE_LABEL: &str = "dev.orch.node";
+
+/// Which of Vagrant's providers makes the machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    Virtualbox,
+    Libvirt,
+    Docker,
+}
+
+impl Provider {
+    /// Vagrant's own name for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Virtualbox => "virtualbox",
+            Self::Libvirt => "libvirt",
+            Self::Docker => "docker",
+        }
+    }
+
+    /// The first provider that this host can run, virtual machines before containers.
+    pub fn detect() -> Self {
+        use crate::process::find_program;
+        if find_program("VBoxManage").is_some() {
+            Self::Virtualbox
+        } else if find_program("virsh").is_some() && std::path::Path::new("/dev/kvm").exists() {
+            Self::Libvirt
+        } else {
+            Self::Docker
+        }
+    }
+}
+
+impl std::str::FromStr for Provider {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Virtualbox, Self::Libvirt, Self::Docker]
+            .into_iter()
+            .find(|provider| provider.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is not virtualbox, libvirt or docker"))
+    }
+}
+
+/// Why there are no machines.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    #[error("cannot {operation}")]
+    Io {
+        operation: String,
+        source: std::io::Error,
+    },
+    #[error("the keys of the join service cannot be made")]
+    Keys { source: orch_ssh::keys::KeyError },
+    #[error("the configuration of node {node} is not usable")]
+    NodeConfig {
+        node: String,
+        source: orch_contract::ConfigError,
+    },
+    #[error("{name:?} is no node name")]
+    NodeName {
+        name: String,
+        source: orch_contract::NameError,
+    },
+    #[error("{binary} is missing; build it with `cargo build --package orch-provision`")]
+    NoProvisioner { binary: PathBuf },
+    #[error("cannot hash {path}")]
+    Hash {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("Docker could not {operation}")]
+    Docker { operation: String, source: RunError },
+    #[error("vagrant could not {operation}{causes}")]
+    Vagrant {
+        operation: &'static str,
+        /// What the nodes themselves reported, each on a line of its own.
+        causes: String,
+        source: RunError,
+    },
+}
+
+fn io(operation: impl Into<String>) -> impl FnOnce(std::io::Error) -> MachineError {
+    let operation = operation.into();
+    move |source| MachineError::Io { operation, source }
+}

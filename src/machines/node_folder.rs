@@ -1,0 +1,76 @@
+//! One folder a node: its configuration and its credentials, as they are uploaded to `/etc/orch`.
+
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use orch_contract::{ClusterKeys, NodeConfig, Role};
+
+use super::{MachineError, io};
+
+/// Writes the folder; files that the node no longer needs are removed.
+pub(super) fn write(
+    directory: &Path,
+    config: &NodeConfig,
+    keys: &ClusterKeys,
+) -> Result<(), MachineError> {
+    config
+        .validate()
+        .map_err(|source| MachineError::NodeConfig {
+            node: config.node.name.to_string(),
+            source,
+        })?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(io(format!("make {}", directory.display())))?;
+    let credentials = match config.node.role {
+        Role::Server => [
+            (keys.host_key(), "join_host_key"),
+            (keys.authorized_keys(), "authorized_keys"),
+        ],
+        Role::Agent => [
+            (keys.client_key(&config.node.name), "join_client_key"),
+            (keys.host_public_key(), "join_known_host"),
+        ],
+    };
+    let mut wanted = vec!["node.json"];
+    for (from, name) in &credentials {
+        let bytes = std::fs::read(from).map_err(io(format!("read {}", from.display())))?;
+        replace(&directory.join(name), &bytes)?;
+        wanted.push(name);
+    }
+    let json = serde_json::to_vec_pretty(config).map_err(|error| MachineError::Io {
+        operation: format!("write the configuration of {}", config.node.name),
+        source: error.into(),
+    })?;
+    replace(&directory.join("node.json"), &json)?;
+    let entries =
+        std::fs::read_dir(directory).map_err(io(format!("list {}", directory.display())))?;
+    for entry in entries.filter_map(Result::ok) {
+        if !wanted.iter().any(|name| entry.file_name() == *name) {
+            std::fs::remove_file(entry.path())
+                .map_err(io(format!("remove {}", entry.path().display())))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a private file whole or not at all; an equal file is left alone.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), MachineError> {
+    if std::fs::read(path).is_ok_and(|present| present == bytes) {
+        return Ok(());
+    }
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let writing = || io(format!("write {}", path.display()));
+    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(writing())?;
+    file.as_file()
+        .set_permissions(std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| file.write_all(bytes))
+        .and_then(|()| file.as_file().sync_all())
+        .map_err(writing())?;
+    file.persist(path)
+        .map(|_| ())
+        .map_err(|error| writing()(error.error))
+}

@@ -1,0 +1,277 @@
+//! Everything that must be on this host before a machine is made: keys, artifacts, one folder a node.
+//!
+//! The result is what the Vagrantfile's provisioner reads. Running it again changes nothing that is
+//! already right, so `vagrant up` may call it every time.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use orch_contract::{
+    Artifacts, Cluster, ClusterKeys, DEFAULT_API_PORT, DEFAULT_JOIN_PORT, Join, K3s, Mirror,
+    NODE_CONFIG_SCHEMA, Node, NodeConfig, NodeName, Registries, Role, Server, Storage, StorageKind,
+    Timeouts, VolumeDirectory,
+};
+use serde::Serialize;
+
+use super::{MachineError, Provider, io, node_folder, ssh_key};
+
+/// A node as it is wanted.
+#[derive(Debug, Clone)]
+pub struct WantedNode {
+    pub name: String,
+    pub role: Role,
+    pub address: Ipv4Addr,
+    pub labels: BTreeMap<String, String>,
+    pub taints: Vec<String>,
+}
+
+/// What is wanted of the machines.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    pub cluster: &'a str,
+    pub provider: Provider,
+    pub nodes: Vec<WantedNode>,
+    /// The server's address.
+    pub server: Ipv4Addr,
+    /// The network that the nodes share.
+    pub subnet: ipnet::Ipv4Net,
+    pub k3s_version: &'a str,
+    /// Verified release assets on this host, and their sums.
+    pub artifacts: Vec<(PathBuf, String)>,
+    /// `name of the asset -> sha256`, what the nodes hold a binary against.
+    pub sha256: BTreeMap<String, String>,
+    /// Where the nodes find what docker.io would give them.
+    pub mirror: Option<String>,
+    pub volumes: Vec<VolumeDirectory>,
+    /// An existing StorageClass is used instead of the shared directory.
+    pub external_storage: bool,
+    /// The cluster's state folder.
+    pub state: &'a Path,
+    /// The provisioner's binary.
+    pub provisioner: PathBuf,
+}
+
+/// A file to upload, with what it must hash to.
+#[derive(Debug, Clone, Serialize)]
+pub struct PreparedFile {
+    pub path: PathBuf,
+    pub sha256: String,
+}
+
+/// A node's folder.
+#[derive(Debug, Clone, Serialize)]
+pub struct PreparedNode {
+    pub directory: PathBuf,
+}
+
+/// What the Vagrantfile's provisioner uploads.
+#[derive(Debug, Clone, Serialize)]
+pub struct Prepared {
+    pub provisioner: PreparedFile,
+    pub artifacts: Vec<PreparedFile>,
+    /// The provider mounts the artifacts, so they need no upload.
+    pub artifacts_mounted: bool,
+    pub nodes: BTreeMap<String, PreparedNode>,
+}
+
+/// Prepares everything under the state folder.
+pub async fn prepare(request: &Request<'_>) -> Result<Prepared, MachineError> {
+    if !request.provisioner.exists() {
+        return Err(MachineError::NoProvisioner {
+            binary: request.provisioner.clone(),
+        });
+    }
+    make_private(request.state)?;
+    ssh_key::ensure(&request.state.join("ssh")).await?;
+    let names = request
+        .nodes
+        .iter()
+        .map(|node| node_name(&node.name))
+        .collect::<Result<Vec<_>, _>>()?;
+    let keys = ClusterKeys::new(request.state.join("keys"));
+    orch_ssh::keys::ensure_cluster_keys(&keys, &names)
+        .map_err(|source| MachineError::Keys { source })?;
+    let artifacts = collect_artifacts(request)?;
+    let mut nodes = BTreeMap::new();
+    for (wanted, name) in request.nodes.iter().zip(&names) {
+        let directory = request.state.join("nodes").join(&wanted.name);
+        node_folder::write(
+            &directory,
+            &node_config(request, wanted, name.clone()),
+            &keys,
+        )?;
+        nodes.insert(wanted.name.clone(), PreparedNode { directory });
+    }
+    Ok(Prepared {
+        provisioner: PreparedFile {
+            sha256: sha256_of(&request.provisioner)?,
+            path: request.provisioner.clone(),
+        },
+        artifacts,
+        artifacts_mounted: request.provider == Provider::Docker,
+        nodes,
+    })
+}
+
+fn node_name(name: &str) -> Result<NodeName, MachineError> {
+    name.parse().map_err(|source| MachineError::NodeName {
+        name: name.to_owned(),
+        source,
+    })
+}
+
+fn node_config(request: &Request<'_>, wanted: &WantedNode, name: NodeName) -> NodeConfig {
+    let is_server = wanted.role == Role::Server;
+    NodeConfig {
+        schema: NODE_CONFIG_SCHEMA,
+        cluster: Cluster {
+            name: request.cluster.to_owned(),
+        },
+        node: Node {
+            name,
+            role: wanted.role,
+            address: wanted.address.into(),
+            labels: wanted.labels.clone(),
+            taints: wanted.taints.clone(),
+        },
+        server: Server {
+            address: request.server.into(),
+            api_port: DEFAULT_API_PORT,
+            join_port: DEFAULT_JOIN_PORT,
+        },
+        k3s: K3s {
+            version: request.k3s_version.to_owned(),
+            config: serde_json::Map::new(),
+            allow_unknown_config: false,
+            // The host reaches the API through a port of its own.
+            tls_sans: if is_server {
+                vec!["127.0.0.1".into(), "localhost".into()]
+            } else {
+                Vec::new()
+            },
+            // The gateway's NodePort is the way in; volumes come from the shared directory.
+            disable: if is_server {
+                ["traefik", "servicelb", "local-storage"]
+                    .map(str::to_owned)
+                    .to_vec()
+            } else {
+                Vec::new()
+            },
+            kubelet_args: Vec::new(),
+            environment: BTreeMap::new(),
+        },
+        artifacts: Artifacts {
+            sha256: request.sha256.clone(),
+            ..Artifacts::default()
+        },
+        registries: Registries {
+            mirrors: request
+                .mirror
+                .iter()
+                .map(|endpoint| {
+                    let mirror = Mirror {
+                        endpoints: vec![endpoint.clone()],
+                        rewrites: BTreeMap::new(),
+                    };
+                    ("docker.io".to_owned(), mirror)
+                })
+                .collect(),
+            configs: BTreeMap::new(),
+        },
+        storage: Storage {
+            kind: match (request.external_storage, request.provider) {
+                (true, _) => StorageKind::None,
+                (false, Provider::Docker) => StorageKind::Bind,
+                (false, _) => StorageKind::Nfs,
+            },
+            clients: if is_server {
+                vec![request.subnet.into()]
+            } else {
+                Vec::new()
+            },
+            directories: if is_server {
+                request.volumes.clone()
+            } else {
+                Vec::new()
+            },
+            ..Storage::default()
+        },
+        join: Join::default(),
+        timeouts: Timeouts::default(),
+    }
+}
+
+fn make_private(directory: &Path) -> Result<(), MachineError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(io(format!("make {}", directory.display())))
+}
+
+/// Puts the assets into the state folder, by hard link where cache and state share a file system:
+/// the docker provider mounts that folder, and a mount must not move when the cache does.
+fn collect_artifacts(request: &Request<'_>) -> Result<Vec<PreparedFile>, MachineError> {
+    let directory = request.state.join("artifacts");
+    std::fs::create_dir_all(&directory).map_err(io(format!("make {}", directory.display())))?;
+    let mut prepared = Vec::new();
+    for (source, sha256) in &request.artifacts {
+        let name = source.file_name().unwrap_or_default();
+        let target = directory.join(name);
+        if !same_file(source, &target) {
+            let partial = directory.join(".partial");
+            let placing = || format!("place {}", target.display());
+            if partial.exists() {
+                std::fs::remove_file(&partial).map_err(io(placing()))?;
+            }
+            std::fs::hard_link(source, &partial)
+                .or_else(|_| std::fs::copy(source, &partial).map(|_| ()))
+                .and_then(|()| std::fs::rename(&partial, &target))
+                .map_err(io(placing()))?;
+        }
+        prepared.push(PreparedFile {
+            path: target,
+            sha256: sha256.clone(),
+        });
+    }
+    Ok(prepared)
+}
+
+/// The same inode, or a copy that kept size and is not older.
+fn same_file(source: &Path, target: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    match (std::fs::metadata(source), std::fs::metadata(target)) {
+        (Ok(a), Ok(b)) => {
+            (a.dev(), a.ino()) == (b.dev(), b.ino())
+                || (a.len() == b.len() && b.mtime() >= a.mtime() && a.dev() != b.dev())
+        }
+        _ => false,
+    }
+}
+
+fn sha256_of(path: &Path) -> Result<String, MachineError> {
+    use sha2::{Digest as _, Sha256};
+    let hashing = |source| MachineError::Hash {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = std::fs::File::open(path).map_err(hashing)?;
+    let mut hasher = Sha256::new();
+    std::io::copy(&mut file, &mut HashWriter(&mut hasher)).map_err(hashing)?;
+    Ok(hex::encode(hasher.finalize()))
+}
+
+struct HashWriter<'a>(&'a mut sha2::Sha256);
+
+impl std::io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        sha2::Digest::update(self.0, bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,303 @@
+//! Runs other programs: captured, streamed line by line, or handed the terminal.
+//!
+//! Boundary: knows no program by name. A failure carries the command as it can be pasted into a
+//! shell and the last lines it printed. Children die with the future that waits for them, so that
+//! Ctrl-C leaves none behind.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
+
+/// Lines of output that an error keeps.
+const TAIL_LINES: usize = 20;
+
+/// Why a program did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("cannot run `{command}`: is {program} installed? `orch doctor` tells")]
+    Spawn {
+        command: String,
+        program: String,
+        source: std::io::Error,
+    },
+    #[error("`{command}` {status}{tail}")]
+    Failed {
+        command: String,
+        status: ExitStatus,
+        /// The last lines of output, each on a line of its own.
+        tail: String,
+    },
+    #[error("lost contact with `{command}`")]
+    Wait {
+        command: String,
+        source: std::io::Error,
+    },
+}
+
+/// A program and its arguments. Nothing secret belongs in here: arguments are readable by every user.
+#[derive(Debug, Clone)]
+pub struct Program {
+    program: OsString,
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+    directory: Option<PathBuf>,
+    input: Option<Vec<u8>>,
+}
+
+impl Program {
+    pub fn new(program: impl Into<OsString>) -> Self {
+        Self {
+            program: program.into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            directory: None,
+            input: None,
+        }
+    }
+
+    #[must_use]
+    pub fn args<I, S>(mut self, arguments: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        self.arguments
+            .extend(arguments.into_iter().map(|a| a.as_ref().to_owned()));
+        self
+    }
+
+    #[must_use]
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((key.into(), value.into()));
+        self
+    }
+
+    #[must_use]
+    pub fn directory(mut self, directory: &Path) -> Self {
+        self.directory = Some(directory.to_owned());
+        self
+    }
+
+    /// Bytes for the program's standard input.
+    #[must_use]
+    pub fn input(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.input = Some(input.into());
+        self
+    }
+
+    /// Runs it and returns what it printed to standard output.
+    pub async fn output(&self) -> Result<String, RunError> {
+        let mut text = String::new();
+        self.lines(|stream, line| {
+            if stream == Stream::Stdout {
+                text.push_str(line);
+                text.push('\n');
+            }
+        })
+        .await?;
+        Ok(text)
+    }
+
+    /// Runs it and discards its output, which an error still shows.
+    pub async fn run(&self) -> Result<(), RunError> {
+        self.lines(|_, _| {}).await
+    }
+
+    /// Whether it ran and ended with status 0.
+    pub async fn succeeds(&self) -> bool {
+        self.run().await.is_ok()
+    }
+
+    /// Runs it and gives each line as it comes.
+    pub async fn lines(&self, mut on_line: impl FnMut(Stream, &str)) -> Result<(), RunError> {
+        let mut command = self.command();
+        command
+            .stdin(if self.input.is_some() {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().map_err(|source| self.spawn_error(source))?;
+        if let (Some(input), Some(mut stdin)) = (self.input.clone(), child.stdin.take()) {
+            // A program that does not read all of its input says why on stderr and in its status.
+            tokio::spawn(async move { stdin.write_all(&input).await });
+        }
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(64);
+        if let Some(stdout) = child.stdout.take() {
+            tokio::spawn(forward(Stream::Stdout, stdout, sender.clone()));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(forward(Stream::Stderr, stderr, sender.clone()));
+        }
+        drop(sender);
+        let mut tail = std::collections::VecDeque::with_capacity(TAIL_LINES);
+        while let Some((stream, line)) = receiver.recv().await {
+            on_line(stream, &line);
+            if tail.len() == TAIL_LINES {
+                tail.pop_front();
+            }
+            tail.push_back(line);
+        }
+        let status = child.wait().await.map_err(|source| RunError::Wait {
+            command: self.pasteable(),
+            source,
+        })?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(RunError::Failed {
+            command: self.pasteable(),
+            status,
+            tail: tail.iter().map(|line| format!("\n    {line}")).collect(),
+        })
+    }
+
+    /// Runs it on this terminal and returns its status.
+    pub async fn interactive(&self) -> Result<ExitStatus, RunError> {
+        let mut child = self
+            .command()
+            .spawn()
+            .map_err(|source| self.spawn_error(source))?;
+        child.wait().await.map_err(|source| RunError::Wait {
+            command: self.pasteable(),
+            source,
+        })
+    }
+
+    /// The command as it can be pasted into a shell.
+    pub fn pasteable(&self) -> String {
+        std::iter::once(&self.program)
+            .chain(&self.arguments)
+            .map(|word| quote(&word.to_string_lossy()))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    fn command(&self) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(&self.program);
+        command.args(&self.arguments);
+        command.envs(self.environment.iter().map(|(k, v)| (k, v)));
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
+        command
+    }
+
+    fn spawn_error(&self, source: std::io::Error) -> RunError {
+        RunError::Spawn {
+            command: self.pasteable(),
+            program: self.program.to_string_lossy().into_owned(),
+            source,
+        }
+    }
+}
+
+/// Which of a program's outputs a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
+
+async fn forward(
+    stream: Stream,
+    reader: impl AsyncRead + Unpin,
+    sender: tokio::sync::mpsc::Sender<(Stream, String)>,
+) {
+    let mut reader = BufReader::new(reader);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match reader.read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {
+                let text = String::from_utf8_lossy(&line);
+                let text = text.trim_end_matches(['\n', '\r']).to_owned();
+                if sender.send((stream, text)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// The first file of that name in `PATH` that this user may execute.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    // Debian keeps a daemon's binary where an ordinary user's PATH does not look.
+    let extra = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(extra)
+        .map(|directory| directory.join(name))
+        .find(|candidate| rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn output_is_stdout_only() {
+        let text = Program::new("sh")
+            .args(["-c", "echo out; echo err >&2"])
+            .output()
+            .await
+            .unwrap();
+        assert_eq!(text, "out\n");
+    }
+
+    #[tokio::test]
+    async fn a_failure_carries_the_command_and_its_last_lines() {
+        let error = Program::new("sh")
+            .args(["-c", "echo it broke >&2; exit 3"])
+            .run()
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("`sh -c 'echo it broke >&2; exit 3'`"),
+            "{error}"
+        );
+        assert!(error.contains("exit status: 3"), "{error}");
+        assert!(error.ends_with("\n    it broke"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn input_reaches_the_program() {
+        let text = Program::new("cat").input("hello").output().await.unwrap();
+        assert_eq!(text, "hello\n");
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_says_what_to_do() {
+        let error = Program::new("orch-no-such-program")
+            .run()
+            .await
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("is orch-no-such-program installed?")
+        );
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quote("a b"), "'a b'");
+        assert_eq!(quote("it's"), r"'it'\''s'");
+        assert_eq!(quote("--flag=1"), "--flag=1");
+    }
+}

@@ -1,0 +1,272 @@
+//! What people and programs see: bars on a terminal, plain lines in a pipe, JSON lines on request.
+//!
+//! Boundary: the only module that knows indicatif, and the only one that prints. Progress goes to
+//! stderr; stdout carries results. Domains report through their own traits, which [`Step`]
+//! implements.
+
+mod describe;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::images::event::ImageEvent;
+use crate::kube::{ApplyEvent, ApplyResult};
+use crate::progress::Progress;
+
+pub use describe::describe_node_event;
+
+/// How results and progress are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Output {
+    /// For people: bars on a terminal, lines elsewhere.
+    #[default]
+    Plain,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+enum Mode {
+    Terminal(MultiProgress),
+    Lines,
+    Json,
+}
+
+/// The one writer of a run.
+#[derive(Clone)]
+pub struct Ui {
+    mode: Arc<Mode>,
+    started: Instant,
+    phases: Arc<Mutex<Vec<Phase>>>,
+}
+
+/// A finished step and how long it took.
+#[derive(Debug, Clone, Serialize)]
+pub struct Phase {
+    pub step: String,
+    pub seconds: f64,
+}
+
+impl Ui {
+    pub fn new(output: Output) -> Self {
+        let mode = match output {
+            Output::Json => Mode::Json,
+            Output::Plain if std::io::stderr().is_terminal() => {
+                Mode::Terminal(MultiProgress::new())
+            }
+            Output::Plain => Mode::Lines,
+        };
+        Self {
+            mode: Arc::new(mode),
+            started: Instant::now(),
+            phases: Arc::default(),
+        }
+    }
+
+    pub fn is_json(&self) -> bool {
+        matches!(*self.mode, Mode::Json)
+    }
+
+    /// Seconds since the run began.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The finished steps, in the order in which they finished.
+    pub fn phases(&self) -> Vec<Phase> {
+        self.phases
+            .lock()
+            .map(|phases| phases.clone())
+            .unwrap_or_default()
+    }
+
+    /// Begins a step that people wait for.
+    pub fn step(&self, name: &str) -> Arc<Step> {
+        let bar = match &*self.mode {
+            Mode::Terminal(bars) => {
+                let bar = bars.add(ProgressBar::new_spinner());
+                if let Ok(style) =
+                    ProgressStyle::with_template("{spinner} {prefix:<12} {elapsed:>4} {wide_msg}")
+                {
+                    bar.set_style(style);
+                }
+                bar.set_prefix(name.to_owned());
+                bar.enable_steady_tick(Duration::from_millis(120));
+                Some(bar)
+            }
+            _ => None,
+        };
+        self.emit(name, "started", "");
+        Arc::new(Step {
+            ui: self.clone(),
+            name: name.to_owned(),
+            bar,
+            started: Instant::now(),
+            last_bytes: Mutex::new(Instant::now()),
+        })
+    }
+
+    /// A line that belongs to no step.
+    pub fn note(&self, text: &str) {
+        self.emit("", "note", text);
+    }
+
+    /// A result, for stdout.
+    pub fn result(&self, text: &str) {
+        // A closed pipe is the reader's way to say that it has seen enough.
+        let _ = writeln!(std::io::stdout().lock(), "{text}");
+    }
+
+    /// A result as one line of JSON, for stdout.
+    pub fn result_json(&self, value: &impl Serialize) {
+        if let Ok(text) = serde_json::to_string(value) {
+            self.result(&text);
+        }
+    }
+
+    /// The error that ends the run, with its chain of causes.
+    pub fn error(&self, error: &anyhow::Error) {
+        if self.is_json() {
+            let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
+            self.line(&serde_json::json!({"event": "error", "causes": causes}).to_string());
+            return;
+        }
+        let mut text = format!("error: {error}");
+        for cause in error.chain().skip(1) {
+            text.push_str(&format!(
+                "\n  because: {}",
+                cause.to_string().replace('\n', "\n  ")
+            ));
+        }
+        self.line(&text);
+    }
+
+    fn emit(&self, step: &str, event: &str, text: &str) {
+        match &*self.mode {
+            Mode::Json => self.line(
+                &serde_json::json!({
+                    "event": event, "step": step, "text": text,
+                    "elapsed_ms": u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                })
+                .to_string(),
+            ),
+            // The spinner itself says that a step runs; a pipe gets a line when there is something to say.
+            _ if event == "started" => {}
+            _ if step.is_empty() => self.line(text),
+            _ => self.line(&format!("{step}: {text}")),
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &*self.mode {
+            Mode::Terminal(bars) => {
+                let _ = bars.println(text);
+            }
+            _ => {
+                let _ = writeln!(std::io::stderr().lock(), "{text}");
+            }
+        }
+    }
+}
+
+/// A running step; dropping it without [`Step::done`] leaves its line as it was.
+pub struct Step {
+    ui: Ui,
+    name: String,
+    bar: Option<ProgressBar>,
+    started: Instant,
+    last_bytes: Mutex<Instant>,
+}
+
+impl Step {
+    /// Ends the step with one line that says what came of it.
+    pub fn done(&self, text: &str) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        if let Ok(mut phases) = self.ui.phases.lock() {
+            phases.push(Phase {
+                step: self.name.clone(),
+                seconds,
+            });
+        }
+        self.ui
+            .emit(&self.name, "done", &format!("{text} ({seconds:.1} s)"));
+    }
+
+    /// Shows something that is worth a line of its own even on a terminal.
+    pub fn say(&self, text: &str) {
+        self.ui.emit(&self.name, "note", text);
+    }
+}
+
+impl Progress for Step {
+    fn note(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.set_message(text.to_owned()),
+            None => self.ui.emit(&self.name, "note", text),
+        }
+    }
+
+    fn bytes(&self, what: &str, done: u64, total: Option<u64>) {
+        const MIB: u64 = 1024 * 1024;
+        let text = match total {
+            Some(total) => format!("{what}: {} of {} MiB", done / MIB, total / MIB),
+            None => format!("{what}: {} MiB", done / MIB),
+        };
+        if let Some(bar) = &self.bar {
+            bar.set_message(text);
+            return;
+        }
+        // A line for every chunk would drown a log.
+        let Ok(mut last) = self.last_bytes.lock() else {
+            return;
+        };
+        if last.elapsed() > Duration::from_secs(5) || total == Some(done) {
+            *last = Instant::now();
+            self.ui.emit(&self.name, "note", &text);
+        }
+    }
+}
+
+impl crate::kube::Reporter for Step {
+    fn report(&self, event: ApplyEvent) {
+        match &event {
+            ApplyEvent::Failed { .. } | ApplyEvent::Ready { .. } => self.say(&event.to_string()),
+            ApplyEvent::Applying {
+                result: ApplyResult::Unchanged,
+                ..
+            } => {}
+            _ => self.note(&event.to_string()),
+        }
+    }
+}
+
+impl crate::images::event::Reporter for Step {
+    fn event(&self, event: ImageEvent) {
+        let Some(text) = event.describe() else {
+            return;
+        };
+        match event {
+            ImageEvent::Substituted { .. }
+            | ImageEvent::BuildFinished { .. }
+            | ImageEvent::Pushed { .. } => {
+                self.say(&text);
+            }
+            ImageEvent::UploadProgress { .. } | ImageEvent::Summary { .. } => {}
+            _ => self.note(&text),
+        }
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
