@@ -72,7 +72,11 @@ pub struct Choice {
 
 impl Default for Choice {
     fn default() -> Self {
-        Self { names: Vec::new(), refresh: false, jobs: 2 }
+        Self {
+            names: Vec::new(),
+            refresh: false,
+            jobs: 2,
+        }
     }
 }
 
@@ -86,9 +90,16 @@ pub fn pipeline(
 ) -> Result<Pipeline, ImageError> {
     let platform = platform.map_or_else(host_platform, str::to_owned);
     let components: Vec<Component> = discover(&settings.dockerfiles, &platform)?;
-    let stand_in = StandIn { cluster: settings.cluster.clone(), port: settings.stand_in_port };
-    let destination =
-        Destination::choose(&settings.registry, settings.namespace.as_deref(), plain_http, stand_in)?;
+    let stand_in = StandIn {
+        cluster: settings.cluster.clone(),
+        port: settings.stand_in_port,
+    };
+    let destination = Destination::choose(
+        &settings.registry,
+        settings.namespace.as_deref(),
+        plain_http,
+        stand_in,
+    )?;
     let settings = Settings {
         components,
         folder: settings.dockerfiles.clone(),
@@ -101,7 +112,12 @@ pub fn pipeline(
         refresh: choice.refresh,
         policy: Policy::default(),
     };
-    Ok(Pipeline::new(settings, destination, Engine::default(), reporter))
+    Ok(Pipeline::new(
+        settings,
+        destination,
+        Engine::default(),
+        reporter,
+    ))
 }
 
 /// Runs `orch images ...`. `settings` are the defaults of orch.yaml; results go to `ui`, progress to `reporter`.
@@ -135,35 +151,79 @@ async fn dispatch(
     let common = &arguments.common;
     let make = |choice| {
         let (platform, plain_http) = (common.platform.as_deref(), common.plain_http);
-        coded(pipeline(&settings, choice, platform, plain_http, Arc::clone(&reporter)))
+        coded(pipeline(
+            &settings,
+            choice,
+            platform,
+            plain_http,
+            Arc::clone(&reporter),
+        ))
     };
     match arguments.command {
         ImagesCommand::Push(push) => {
-            let pipeline = make(Choice { names: push.names, refresh: push.refresh, jobs: push.jobs })?;
+            let pipeline = make(Choice {
+                names: push.names,
+                refresh: push.refresh,
+                jobs: push.jobs,
+            })?;
             if push.dry_run {
                 return Ok((Exit::Success, steps_text(&coded(pipeline.plan().await)?)));
             }
-            Ok((Exit::Success, report_text(&coded(pipeline.push(push.pin).await)?)))
+            Ok((
+                Exit::Success,
+                report_text(&coded(pipeline.push(push.pin).await)?),
+            ))
         }
         ImagesCommand::Plan(plan) => {
-            let pipeline = make(Choice { names: plan.names, ..Choice::default() })?;
+            let pipeline = make(Choice {
+                names: plan.names,
+                ..Choice::default()
+            })?;
             Ok((Exit::Success, steps_text(&coded(pipeline.plan().await)?)))
         }
         ImagesCommand::Build(build) => {
-            let pipeline = make(Choice { names: build.names, refresh: build.refresh, jobs: build.jobs })?;
+            let pipeline = make(Choice {
+                names: build.names,
+                refresh: build.refresh,
+                jobs: build.jobs,
+            })?;
             let tags = coded(pipeline.build().await)?;
             let plain = tags.values().map(|tag| format!("{tag}\n")).collect();
-            Ok((Exit::Success, Text { plain, json: json!(tags) }))
+            Ok((
+                Exit::Success,
+                Text {
+                    plain,
+                    json: json!(tags),
+                },
+            ))
         }
         ImagesCommand::Check(check) => {
-            let pipeline = make(Choice { names: check.names, ..Choice::default() })?;
+            let pipeline = make(Choice {
+                names: check.names,
+                ..Choice::default()
+            })?;
             let findings = coded(pipeline.check(check.offline).await)?;
-            let plain = findings.iter().map(|finding| format!("{}\n", finding.describe())).collect();
-            Ok((findings_exit(&findings), Text { plain, json: json!(findings) }))
+            let plain = findings
+                .iter()
+                .map(|finding| format!("{}\n", finding.describe()))
+                .collect();
+            Ok((
+                findings_exit(&findings),
+                Text {
+                    plain,
+                    json: json!(findings),
+                },
+            ))
         }
         ImagesCommand::Why(why) => {
-            let pipeline = make(Choice { names: vec![why.name.clone()], ..Choice::default() })?;
-            Ok((Exit::Success, explanation_text(&coded(pipeline.why(&why.name).await)?)))
+            let pipeline = make(Choice {
+                names: vec![why.name.clone()],
+                ..Choice::default()
+            })?;
+            Ok((
+                Exit::Success,
+                explanation_text(&coded(pipeline.why(&why.name).await)?),
+            ))
         }
         ImagesCommand::Unpin => {
             let changes = coded(make(Choice::default())?.unpin())?;
@@ -194,7 +254,10 @@ fn merge(mut settings: ImageSettings, common: &CommonArgs) -> ImageSettings {
 /// The exit code of each kind of failure.
 pub fn exit_of(error: &ImageError) -> Exit {
     match error {
-        ImageError::Component(_) | ImageError::Input(_) | ImageError::Pin(_) | ImageError::Lock(_) => Exit::Input,
+        ImageError::Component(_)
+        | ImageError::Input(_)
+        | ImageError::Pin(_)
+        | ImageError::Lock(_) => Exit::Input,
         ImageError::Namespace { .. } | ImageError::NoStandIn { .. } => Exit::Input,
         ImageError::Base(_) | ImageError::Build(_) => Exit::Build,
         ImageError::Engine(_) | ImageError::Layer(_) => Exit::Host,
@@ -234,13 +297,23 @@ fn steps_text(steps: &[Step]) -> Text {
             Action::Build if step.published => "build and push",
             Action::Build => "build",
         };
-        format!("{}:{} {action}: {}\n", step.component, step.tag, step.reason)
+        format!(
+            "{}:{} {action}: {}\n",
+            step.component, step.tag, step.reason
+        )
     };
-    Text { plain: steps.iter().map(line).collect(), json: json!(steps) }
+    Text {
+        plain: steps.iter().map(line).collect(),
+        json: json!(steps),
+    }
 }
 
 fn report_text(report: &Report) -> Text {
-    let plain = report.references.values().map(|reference| format!("{reference}\n")).collect();
+    let plain = report
+        .references
+        .values()
+        .map(|reference| format!("{reference}\n"))
+        .collect();
     let json = json!({
         "images": report.references,
         "steps": report.steps,
@@ -253,18 +326,31 @@ fn report_text(report: &Report) -> Text {
 }
 
 fn explanation_text(explanation: &Explanation) -> Text {
-    let Explanation { source, input, identities, locked } = explanation;
+    let Explanation {
+        source,
+        input,
+        identities,
+        locked,
+    } = explanation;
     let (bytes, files) = source.context.size();
     let changed = match locked {
         None => "it was never pushed".to_owned(),
-        Some(entry) if entry.input == input.hash.to_string() => format!("nothing; pushed as {}", entry.pinned()),
+        Some(entry) if entry.input == input.hash.to_string() => {
+            format!("nothing; pushed as {}", entry.pinned())
+        }
         Some(entry) => changed_parts(&entry.parts, &input.parts).join(", "),
     };
-    let mut plain = format!("{}:{}\n  input       {}\n", source.component.name, input.tag, input.hash);
+    let mut plain = format!(
+        "{}:{}\n  input       {}\n",
+        source.component.name, input.tag, input.hash
+    );
     for (part, hash) in &input.parts {
         plain.push_str(&format!("  {part:<11} {hash}\n"));
     }
-    plain.push_str(&format!("  files       {files}, {bytes} bytes, from {}\n", source.component.context.display()));
+    plain.push_str(&format!(
+        "  files       {files}, {bytes} bytes, from {}\n",
+        source.component.context.display()
+    ));
     plain.push_str(&format!("  platform    {}\n", source.component.platform));
     for (reference, identity) in identities {
         plain.push_str(&format!("  from        {reference} = {identity}\n"));
@@ -285,7 +371,14 @@ fn explanation_text(explanation: &Explanation) -> Text {
 }
 
 fn change_line(change: &Change) -> String {
-    format!("{}:{}:{}: {} -> {}\n", change.path.display(), change.line, change.column, change.before, change.after)
+    format!(
+        "{}:{}:{}: {} -> {}\n",
+        change.path.display(),
+        change.line,
+        change.column,
+        change.before,
+        change.after
+    )
 }
 
 fn change_json(change: &Change) -> serde_json::Value {

@@ -134,10 +134,10 @@ impl Dockerfile {
                     if reference != "scratch" && !stages.contains(&reference.to_ascii_lowercase()) {
                         images.push(instruction.image(image, reference));
                     }
-                    if let [_, keyword, name] = rest.as_slice() {
-                        if instruction.slice(keyword).eq_ignore_ascii_case("as") {
-                            stages.insert(instruction.slice(name).to_ascii_lowercase());
-                        }
+                    if let [_, keyword, name] = rest.as_slice()
+                        && instruction.slice(keyword).eq_ignore_ascii_case("as")
+                    {
+                        stages.insert(instruction.slice(name).to_ascii_lowercase());
                     }
                     stage_count += 1;
                 }
