@@ -313,7 +313,10 @@ fn uploads(
         "POST" => {
             let wanted = request.query.get("mount").zip(request.query.get("from"));
             if let Some((digest, from)) = wanted
-                && state.holds.get(from).is_some_and(|blobs| blobs.contains(digest))
+                && state
+                    .holds
+                    .get(from)
+                    .is_some_and(|blobs| blobs.contains(digest))
             {
                 let held = state.holds.entry(repository.to_owned()).or_default();
                 held.insert(digest.clone());
