@@ -46,7 +46,9 @@ impl Project {
 
     /// Whether this is the project's main cluster, the one that plain `vagrant` sees.
     pub fn is_default(&self) -> bool {
-        self.file.file_name().is_some_and(|name| name == crate::config::FILE_NAME)
+        self.file
+            .file_name()
+            .is_some_and(|name| name == crate::config::FILE_NAME)
     }
 
     /// The kubeconfig: `k3s.yaml` in the root, or beside the state for a cluster with a file of its own.
@@ -73,8 +75,9 @@ pub fn cache_directory() -> PathBuf {
     if let Some(path) = std::env::var_os("ORCH_CACHE") {
         return PathBuf::from(path);
     }
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"))
-    });
-    base.unwrap_or_else(|| PathBuf::from("/var/cache")).join("orch")
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
+    base.unwrap_or_else(|| PathBuf::from("/var/cache"))
+        .join("orch")
 }

@@ -53,7 +53,9 @@ pub enum Source {
     Cache,
     Release,
     /// Not K3s. `reason` says why K3s could not be had.
-    Standin { reason: String },
+    Standin {
+        reason: String,
+    },
 }
 
 /// Verified release assets.
@@ -88,7 +90,9 @@ impl Artifacts {
 /// Why there are no assets.
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
-    #[error("the release host does not answer at {url}; put the assets of {version} into a folder and name it in orch.yaml (k3s.source: directory)")]
+    #[error(
+        "the release host does not answer at {url}; put the assets of {version} into a folder and name it in orch.yaml (k3s.source: directory)"
+    )]
     Unreachable {
         url: String,
         version: String,
@@ -102,14 +106,21 @@ pub enum ArtifactError {
     },
     #[error("lost the download of {url}; run the same command again")]
     Download { url: String, source: reqwest::Error },
-    #[error("{file} has sha256 {actual}, but {expected_by} says {expected}; nothing was installed. Delete the file and fetch it again, or correct the lock if the release was replaced on purpose")]
+    #[error(
+        "{file} has sha256 {actual}, but {expected_by} says {expected}; nothing was installed. Delete the file and fetch it again, or correct the lock if the release was replaced on purpose"
+    )]
     Checksum {
         file: PathBuf,
         actual: String,
         expected: String,
         expected_by: String,
     },
-    #[error("{directory} lacks {asset}; it must hold {}, {} and {}", binary_name(), images_name(), checksum_file())]
+    #[error(
+        "{directory} lacks {asset}; it must hold {}, {} and {}",
+        binary_name(),
+        images_name(),
+        checksum_file()
+    )]
     Incomplete { directory: PathBuf, asset: String },
     #[error("cannot {operation}")]
     Io {
@@ -127,11 +138,19 @@ fn io(operation: impl Into<String>) -> impl FnOnce(std::io::Error) -> ArtifactEr
 
 /// K3s's name for this host's architecture.
 const fn arch() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+    if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "amd64"
+    }
 }
 
 const fn binary_name() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "k3s-arm64" } else { "k3s" }
+    if cfg!(target_arch = "aarch64") {
+        "k3s-arm64"
+    } else {
+        "k3s"
+    }
 }
 
 fn images_name() -> &'static str {
@@ -222,7 +241,9 @@ fn verify(
             return Err(incomplete(asset));
         }
         let actual = sha256_of(&file)?;
-        let listed = sums.get(asset).map(|sum| (sum, sums_path.display().to_string()));
+        let listed = sums
+            .get(asset)
+            .map(|sum| (sum, sums_path.display().to_string()));
         let lock = locked.get(asset).map(|sum| (sum, "images.lock".to_owned()));
         for (expected, expected_by) in listed.into_iter().chain(lock) {
             if *expected != actual {

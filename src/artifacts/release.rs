@@ -8,7 +8,9 @@ use futures::StreamExt as _;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
-use super::{ArtifactError, Request, arch, binary_name, checksum_file, images_name, io, parse_sums};
+use super::{
+    ArtifactError, Request, arch, binary_name, checksum_file, images_name, io, parse_sums,
+};
 use crate::progress::Progress;
 
 /// How long the release host may take to accept a connection before it counts as unreachable.
@@ -55,7 +57,15 @@ pub(super) async fn fetch(
                 asset: format!("a checksum of {asset} ({}) in {sums_url}", arch()),
             });
         };
-        download(&client, &url, expected, &directory.join(asset), request, progress).await?;
+        download(
+            &client,
+            &url,
+            expected,
+            &directory.join(asset),
+            request,
+            progress,
+        )
+        .await?;
     }
     // Last, because its presence says that the folder is complete.
     let path = directory.join(checksum_file());
@@ -104,10 +114,16 @@ async fn download(
 ) -> Result<(), ArtifactError> {
     let response = get(client, url, request).await?;
     let total = response.content_length();
-    let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = target
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let partial = target.with_extension("partial");
     let writing = || format!("write {}", partial.display());
-    let mut file = tokio::fs::File::create(&partial).await.map_err(io(writing()))?;
+    let mut file = tokio::fs::File::create(&partial)
+        .await
+        .map_err(io(writing()))?;
     let mut hasher = Sha256::new();
     let mut done = 0;
     let mut body = response.bytes_stream();

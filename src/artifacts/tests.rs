@@ -32,7 +32,9 @@ fn request<'a>(directory: &'a Path, locked: &'a BTreeMap<String, String>) -> Req
 async fn a_good_folder_is_taken_as_it_is() {
     let folder = folder(b"k3s", b"k3s");
     let locked = BTreeMap::new();
-    let artifacts = acquire(&request(folder.path(), &locked), &Silent).await.unwrap();
+    let artifacts = acquire(&request(folder.path(), &locked), &Silent)
+        .await
+        .unwrap();
     assert_eq!(artifacts.source, Source::Directory);
     assert_eq!(artifacts.files().len(), 3);
 }
@@ -45,8 +47,14 @@ async fn a_wrong_checksum_names_both_sums() {
         .await
         .unwrap_err()
         .to_string();
-    assert!(error.contains(&hex::encode(Sha256::digest(b"tampered"))), "{error}");
-    assert!(error.contains(&hex::encode(Sha256::digest(b"k3s"))), "{error}");
+    assert!(
+        error.contains(&hex::encode(Sha256::digest(b"tampered"))),
+        "{error}"
+    );
+    assert!(
+        error.contains(&hex::encode(Sha256::digest(b"k3s"))),
+        "{error}"
+    );
 }
 
 #[tokio::test]

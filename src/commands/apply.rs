@@ -129,6 +129,9 @@ pub async fn run(
     }
 }
 
+/// How long everything has to stay ready after something was changed: a container without a readiness
+/// probe counts as ready until it crashes.
+const HOLD_AFTER_CHANGE: Duration = Duration::from_secs(2);
 /// How long everything has to stay ready after the machines were started, see [`WaitOptions::hold`].
 const HOLD_AFTER_START: Duration = Duration::from_secs(8);
 
@@ -218,7 +221,16 @@ async fn apply(
             milliseconds: started.elapsed().as_millis(),
         });
     }
-    let options = settings.wait(Duration::ZERO);
+    let changed = stacks
+        .iter()
+        .flat_map(|stack: &StackReport| &stack.objects)
+        .any(|object| object.result != ApplyResult::Unchanged);
+    let hold = if changed {
+        HOLD_AFTER_CHANGE
+    } else {
+        Duration::ZERO
+    };
+    let options = settings.wait(hold);
     kube::wait_for_rollouts(&client, &workloads, &sent, &options, reporter).await?;
     Ok(ApplyOutcome::Applied {
         stacks,

@@ -14,7 +14,9 @@ pub(super) async fn stop(context: &Context) -> anyhow::Result<()> {
             .exit(Exit::Machine, "stopping the machines")?;
         step.done("stopped; their data stays");
     } else {
-        context.ui.note("there are no machines; `create` makes them");
+        context
+            .ui
+            .note("there are no machines; `create` makes them");
     }
     finish(context, "cluster stopped");
     Ok(())
@@ -35,11 +37,10 @@ pub(super) async fn destroy(context: &Context) -> anyhow::Result<()> {
     }
     if uses_docker {
         // Also what a killed run left and Vagrant never knew.
-        context
-            .resources()
-            .remove_all()
-            .await
-            .exit(Exit::Machine, "removing the cluster's containers, network and volumes")?;
+        context.resources().remove_all().await.exit(
+            Exit::Machine,
+            "removing the cluster's containers, network and volumes",
+        )?;
     }
     let removing = |path: &std::path::Path| format!("removing {}", path.display());
     for path in [context.project.kubeconfig(), context.project.state()] {
@@ -58,7 +59,9 @@ pub(super) async fn destroy(context: &Context) -> anyhow::Result<()> {
 /// The line that scripts wait for is the last one on stdout.
 pub(super) fn finish(context: &Context, line: &str) {
     if context.ui.is_json() {
-        context.ui.result_json(&serde_json::json!({"result": line, "phases": context.ui.phases()}));
+        context
+            .ui
+            .result_json(&serde_json::json!({"result": line, "phases": context.ui.phases()}));
     } else {
         context.ui.result(line);
     }

@@ -65,6 +65,9 @@ impl Context {
 
     /// The namespace that the kubeconfig's context gets.
     pub fn namespace(&self) -> &str {
-        self.config.stacks.first().map_or("default", |stack| &stack.namespace)
+        self.config
+            .stacks
+            .first()
+            .map_or("default", |stack| &stack.namespace)
     }
 }

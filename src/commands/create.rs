@@ -28,8 +28,14 @@ pub(super) async fn run(context: &Context, arguments: &CreateArgs) -> anyhow::Re
 /// `orch start`: the machines come back by themselves; this waits until everything on them has.
 pub(super) async fn start(context: &Context) -> anyhow::Result<()> {
     if !context.vagrant().has_machines() {
-        return Err(anyhow::anyhow!("no machine of cluster {} exists", context.cluster()))
-            .exit(Exit::Machine, "there is nothing to start; `orch create` makes the machines");
+        return Err(anyhow::anyhow!(
+            "no machine of cluster {} exists",
+            context.cluster()
+        ))
+        .exit(
+            Exit::Machine,
+            "there is nothing to start; `orch create` makes the machines",
+        );
     }
     doctor::preflight(context).await?;
     machines_up(context).await?;
@@ -88,18 +94,28 @@ async fn plan(context: &Context) -> anyhow::Result<()> {
     let ui = &context.ui;
     let mut lines = Vec::new();
     for missing in doctor::missing(context).await? {
-        lines.push(format!("preflight  {missing}: would be installed or started"));
+        lines.push(format!(
+            "preflight  {missing}: would be installed or started"
+        ));
     }
     let states = if crate::process::find_program("vagrant").is_some() {
-        context.vagrant().status().await.exit(Exit::Machine, "asking Vagrant")?
+        context
+            .vagrant()
+            .status()
+            .await
+            .exit(Exit::Machine, "asking Vagrant")?
     } else {
         std::collections::BTreeMap::new()
     };
     for node in &context.config.nodes {
         let name = &node.name.value;
         lines.push(match states.get(name) {
-            Some(crate::machines::MachineState::Running) => format!("machines   {name} runs; would be checked"),
-            Some(crate::machines::MachineState::Stopped) => format!("machines   {name} would be started"),
+            Some(crate::machines::MachineState::Running) => {
+                format!("machines   {name} runs; would be checked")
+            }
+            Some(crate::machines::MachineState::Stopped) => {
+                format!("machines   {name} would be started")
+            }
             _ => format!("machines   {name} would be made and provisioned"),
         });
     }
@@ -107,7 +123,10 @@ async fn plan(context: &Context) -> anyhow::Result<()> {
         lines.push(format!("images     {step}"));
     }
     for stack in &context.config.stacks {
-        lines.push(format!("apply      {} would be applied", context.path(&stack.manifests).display()));
+        lines.push(format!(
+            "apply      {} would be applied",
+            context.path(&stack.manifests).display()
+        ));
     }
     if ui.is_json() {
         ui.result_json(&serde_json::json!({"plan": lines}));

@@ -19,7 +19,11 @@ fn requirements(context: &Context, with_ports: bool) -> Vec<Requirement> {
         },
         program("ssh-keygen", "openssh-client", "makes the machines' keys"),
         program("vagrant", "vagrant", "makes the machines"),
-        program("debootstrap", "debootstrap", "makes base images where Docker Hub cannot be reached"),
+        program(
+            "debootstrap",
+            "debootstrap",
+            "makes base images where Docker Hub cannot be reached",
+        ),
         // Images are built by Docker with every provider.
         Requirement::EngineInstalled,
         Requirement::EngineRunning,
@@ -32,9 +36,14 @@ fn requirements(context: &Context, with_ports: bool) -> Vec<Requirement> {
     }
     if with_ports {
         let ports = &context.config.ports;
-        let forwards = ports.forward.iter().map(|f| (f.host, "ports.forward".to_owned()));
+        let forwards = ports
+            .forward
+            .iter()
+            .map(|f| (f.host, "ports.forward".to_owned()));
         list.push(Requirement::PortsFree(
-            std::iter::once((ports.api, "ports.api".to_owned())).chain(forwards).collect(),
+            std::iter::once((ports.api, "ports.api".to_owned()))
+                .chain(forwards)
+                .collect(),
         ));
     }
     list
@@ -50,7 +59,10 @@ pub(super) async fn preflight(context: &Context) -> anyhow::Result<()> {
         let failing = || format!("this host is not ready: {}", requirement.name());
         if let Finding::Missing(what) = requirement.check().await.exit(Exit::Host, failing())? {
             step.note(&format!("{what}: getting it"));
-            requirement.fix(&privilege).await.exit(Exit::Host, failing())?;
+            requirement
+                .fix(&privilege)
+                .await
+                .exit(Exit::Host, failing())?;
             fixed.push(requirement.name());
         }
     }
@@ -65,7 +77,11 @@ pub(super) async fn preflight(context: &Context) -> anyhow::Result<()> {
 /// Starts the Docker engine if it is installed and does not run.
 pub(super) async fn engine(context: &Context) -> anyhow::Result<()> {
     for requirement in [Requirement::EngineInstalled, Requirement::EngineRunning] {
-        if let Finding::Missing(what) = requirement.check().await.exit(Exit::Host, "looking for the Docker engine")? {
+        if let Finding::Missing(what) = requirement
+            .check()
+            .await
+            .exit(Exit::Host, "looking for the Docker engine")?
+        {
             context.ui.note(&format!("{what}: getting it"));
             requirement
                 .fix(&Privilege::detect())
@@ -80,7 +96,11 @@ pub(super) async fn engine(context: &Context) -> anyhow::Result<()> {
 pub(super) async fn missing(context: &Context) -> anyhow::Result<Vec<String>> {
     let mut missing = Vec::new();
     for requirement in requirements(context, !context.vagrant().has_machines()) {
-        if let Finding::Missing(what) = requirement.check().await.exit(Exit::Host, "checking this host")? {
+        if let Finding::Missing(what) = requirement
+            .check()
+            .await
+            .exit(Exit::Host, "checking this host")?
+        {
             missing.push(what);
         }
     }
@@ -109,14 +129,18 @@ pub(super) async fn run(context: &Context, fix: bool) -> anyhow::Result<Exit> {
                 "requirement": requirement.name(), "state": state, "text": text,
             }));
         } else {
-            context.ui.result(&format!("{state:<8} {:<24} {text}", requirement.name()));
+            context
+                .ui
+                .result(&format!("{state:<8} {:<24} {text}", requirement.name()));
         }
     }
     if ready {
         return Ok(Exit::Success);
     }
     if !fix {
-        context.ui.note("run `orch doctor --fix` to get what is missing");
+        context
+            .ui
+            .note("run `orch doctor --fix` to get what is missing");
     }
     Ok(Exit::Host)
 }

@@ -13,7 +13,10 @@ use crate::progress::Progress;
 use crate::ui::{Step, describe_node_event};
 
 /// K3s's release assets, or the stand-in's.
-pub(super) async fn acquire_artifacts(context: &Context, progress: &dyn Progress) -> anyhow::Result<Artifacts> {
+pub(super) async fn acquire_artifacts(
+    context: &Context,
+    progress: &dyn Progress,
+) -> anyhow::Result<Artifacts> {
     let k3s = &context.config.k3s;
     let directory = k3s.directory.as_ref().map(|path| context.path(path));
     let standin = context.path("ci/k3s-standin".as_ref());
@@ -25,7 +28,9 @@ pub(super) async fn acquire_artifacts(context: &Context, progress: &dyn Progress
             K3sSource::Release => artifacts::Policy::Release,
             K3sSource::Standin => artifacts::Policy::Standin,
         },
-        directory: directory.as_deref().filter(|_| k3s.source == K3sSource::Directory),
+        directory: directory
+            .as_deref()
+            .filter(|_| k3s.source == K3sSource::Directory),
         release_url: &k3s.release_url,
         cache: context.project.cache(),
         standin: &standin,
@@ -43,7 +48,9 @@ fn mirror(context: &Context) -> anyhow::Result<Option<String>> {
     }
     let config = &context.config;
     Ok(match context.provider() {
-        Provider::Docker => config.registry_address().map(|address| format!("http://{address}:5000")),
+        Provider::Docker => config
+            .registry_address()
+            .map(|address| format!("http://{address}:5000")),
         // Virtual machines reach the host's own end of their network.
         Provider::Virtualbox | Provider::Libvirt => config
             .gateway()
@@ -92,7 +99,11 @@ pub(super) async fn prepare(
             .files()
             .into_iter()
             .map(|path| {
-                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let name = path
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
                 let sum = artifacts.sha256.get(&name).cloned();
                 let sum = sum.map_or_else(|| artifacts::sha256_of(&path), Ok)?;
                 Ok((path, sum))
@@ -102,7 +113,11 @@ pub(super) async fn prepare(
         sha256: artifacts.sha256.clone(),
         mirror: mirror(context)?,
         subnet: config.network.subnet.value,
-        volumes: if config.storage.class.is_some() { Vec::new() } else { manifests::volume_directories(context)? },
+        volumes: if config.storage.class.is_some() {
+            Vec::new()
+        } else {
+            manifests::volume_directories(context)?
+        },
         external_storage: config.storage.class.is_some(),
         state: &context.project.state(),
         provisioner: provisioner()?,
@@ -118,10 +133,19 @@ pub(super) async fn prepare(
             .await
             .exit(Exit::Machine, "clearing what an earlier run left")?;
         for node in removed {
-            step.say(&format!("removed the container of {node} that an earlier run left"));
+            step.say(&format!(
+                "removed the container of {node} that an earlier run left"
+            ));
         }
-        let names: Vec<_> = config.nodes.iter().map(|node| node.name.value.as_str()).collect();
-        let gateway = config.gateway().map(|address| address.to_string()).unwrap_or_default();
+        let names: Vec<_> = config
+            .nodes
+            .iter()
+            .map(|node| node.name.value.as_str())
+            .collect();
+        let gateway = config
+            .gateway()
+            .map(|address| address.to_string())
+            .unwrap_or_default();
         resources
             .ensure(&config.network.subnet.value.to_string(), &gateway, &names)
             .await
@@ -131,7 +155,10 @@ pub(super) async fn prepare(
 }
 
 /// `orch machines prepare`: called by the Vagrantfile, on a host that nobody may have looked at yet.
-pub(super) async fn prepare_for_vagrant(context: &Context, provider: Provider) -> anyhow::Result<()> {
+pub(super) async fn prepare_for_vagrant(
+    context: &Context,
+    provider: Provider,
+) -> anyhow::Result<()> {
     let ui = &context.ui;
     let step = ui.step("prepare");
     if !std::env::var_os("ORCH_EVENTS").is_some_and(|value| value == "1") {
@@ -147,7 +174,11 @@ pub(super) async fn prepare_for_vagrant(context: &Context, provider: Provider) -
 /// `orch machines clean`: after the last machine is gone, its network and volumes go too.
 pub(super) async fn clean(context: &Context) -> anyhow::Result<()> {
     let resources = context.resources();
-    if resources.has_nodes().await.exit(Exit::Machine, "looking for machines")? {
+    if resources
+        .has_nodes()
+        .await
+        .exit(Exit::Machine, "looking for machines")?
+    {
         return Ok(());
     }
     resources

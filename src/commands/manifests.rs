@@ -53,7 +53,10 @@ fn coded<T>(result: Result<T, ApplyError>, doing: &str) -> anyhow::Result<T> {
 }
 
 async fn run_in_step(step: &Arc<Step>, settings: &ApplySettings) -> anyhow::Result<ApplyOutcome> {
-    coded(apply::run(settings, step.as_ref()).await, "applying the manifests")
+    coded(
+        apply::run(settings, step.as_ref()).await,
+        "applying the manifests",
+    )
 }
 
 /// `orch apply`.
@@ -64,19 +67,32 @@ pub(super) async fn run(context: &Context, arguments: &ApplyArguments) -> anyhow
     }
     if let Some(manifests) = &arguments.manifests {
         settings.stacks = vec![StackSettings {
-            name: manifests.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            name: manifests
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
             manifests: manifests.clone(),
             namespace: arguments.namespace.clone(),
         }];
     } else if !arguments.stack.is_empty() {
         for name in &arguments.stack {
             if !settings.stacks.iter().any(|stack| stack.name == *name) {
-                let known: Vec<_> = settings.stacks.iter().map(|stack| stack.name.as_str()).collect();
-                return Err(anyhow::anyhow!("orch.yaml has no stack {name:?}; it has: {}", known.join(", ")))
-                    .exit(Exit::Input, "choosing stacks");
+                let known: Vec<_> = settings
+                    .stacks
+                    .iter()
+                    .map(|stack| stack.name.as_str())
+                    .collect();
+                return Err(anyhow::anyhow!(
+                    "orch.yaml has no stack {name:?}; it has: {}",
+                    known.join(", ")
+                ))
+                .exit(Exit::Input, "choosing stacks");
             }
         }
-        settings.stacks.retain(|stack| arguments.stack.contains(&stack.name));
+        settings
+            .stacks
+            .retain(|stack| arguments.stack.contains(&stack.name));
     }
     settings.dry_run = arguments.dry_run;
     settings.force_conflicts = arguments.force_conflicts;
@@ -96,7 +112,13 @@ pub(super) async fn apply_all(context: &Context, timeout: u64) -> anyhow::Result
     let step = context.ui.step("apply");
     let outcome = run_in_step(&step, &settings(context, Duration::from_secs(timeout))).await?;
     let text = outcome.to_string();
-    step.done(&text.lines().filter(|line| line.starts_with("stack ")).collect::<Vec<_>>().join("; "));
+    step.done(
+        &text
+            .lines()
+            .filter(|line| line.starts_with("stack "))
+            .collect::<Vec<_>>()
+            .join("; "),
+    );
     Ok(())
 }
 
@@ -105,7 +127,8 @@ pub(super) fn volume_directories(context: &Context) -> anyhow::Result<Vec<Volume
     let root = Path::new(node_paths::VOLUMES);
     let mut directories = Vec::new();
     for stack in stacks(context) {
-        let found = Stack::load(&stack.manifests).and_then(|loaded| loaded.volume_directories(root));
+        let found =
+            Stack::load(&stack.manifests).and_then(|loaded| loaded.volume_directories(root));
         directories.extend(found.exit(Exit::Input, "reading the manifests' volumes")?);
     }
     Ok(directories)

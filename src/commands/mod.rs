@@ -41,7 +41,8 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
         ui.result(String::from_utf8_lossy(&script).trim_end());
         return Ok(Exit::Success);
     }
-    let context = Context::load(&cli.file, ui).exit(Exit::Input, "reading the cluster's description")?;
+    let context =
+        Context::load(&cli.file, ui).exit(Exit::Input, "reading the cluster's description")?;
     match cli.command {
         Command::Create(arguments) => create::run(&context, &arguments).await?,
         Command::Start => create::start(&context).await?,

@@ -27,15 +27,19 @@ fn settings(context: &Context) -> ImageSettings {
     };
     ImageSettings {
         dockerfiles: context.path(&config.dockerfiles),
-        manifests: config.stacks.iter().map(|stack| context.path(&stack.manifests)).collect(),
+        manifests: config
+            .stacks
+            .iter()
+            .map(|stack| context.path(&stack.manifests))
+            .collect(),
         lock,
         cache: cache.join("images"),
         bases: cache.join("bases"),
-        namespace: config
-            .registry
-            .namespace
-            .clone()
-            .or_else(|| std::env::var("DOCKER_HUB_USERNAME").ok().filter(|name| !name.is_empty())),
+        namespace: config.registry.namespace.clone().or_else(|| {
+            std::env::var("DOCKER_HUB_USERNAME")
+                .ok()
+                .filter(|name| !name.is_empty())
+        }),
         cluster: context.cluster().to_owned(),
         stand_in_port: config.ports.registry,
         ..ImageSettings::default()
@@ -49,7 +53,11 @@ fn coded<T>(result: Result<T, ImageError>, doing: &str) -> anyhow::Result<T> {
     })
 }
 
-fn make(context: &Context, choice: Choice, reporter: Arc<dyn Reporter>) -> anyhow::Result<Pipeline> {
+fn make(
+    context: &Context,
+    choice: Choice,
+    reporter: Arc<dyn Reporter>,
+) -> anyhow::Result<Pipeline> {
     let pipeline = pipeline(&settings(context), choice, None, false, reporter);
     coded(pipeline, "preparing the images")
 }
@@ -73,12 +81,20 @@ pub(super) async fn plan(context: &Context) -> anyhow::Result<Vec<String>> {
     let steps = coded(pipeline.plan().await, "planning the images")?;
     Ok(steps
         .iter()
-        .map(|step| format!("{}:{} {:?}: {}", step.component, step.tag, step.action, step.reason))
+        .map(|step| {
+            format!(
+                "{}:{} {:?}: {}",
+                step.component, step.tag, step.action, step.reason
+            )
+        })
         .collect())
 }
 
 /// Builds the docker provider's node image and gives it the tag that the Vagrantfile asks for.
-pub(super) async fn node_image(context: &Context, reporter: Arc<dyn Reporter>) -> anyhow::Result<()> {
+pub(super) async fn node_image(
+    context: &Context,
+    reporter: Arc<dyn Reporter>,
+) -> anyhow::Result<()> {
     let choice = Choice {
         names: vec![NODE_COMPONENT.to_owned()],
         ..Choice::default()
@@ -101,7 +117,12 @@ fn destination(context: &Context) -> anyhow::Result<Destination> {
         cluster: settings.cluster.clone(),
         port: settings.stand_in_port,
     };
-    let destination = Destination::choose(&settings.registry, settings.namespace.as_deref(), false, stand_in);
+    let destination = Destination::choose(
+        &settings.registry,
+        settings.namespace.as_deref(),
+        false,
+        stand_in,
+    );
     coded(destination, "choosing the registry")
 }
 
@@ -113,21 +134,34 @@ pub(super) fn uses_local_registry(context: &Context) -> anyhow::Result<bool> {
 /// Gives the registry that stands in for Docker Hub its address in the machines' network.
 pub(super) async fn attach_registry(context: &Context) -> anyhow::Result<()> {
     let destination = destination(context)?;
-    let (Some(stand_in), Provider::Docker, Some(address)) =
-        (&destination.stand_in, context.provider(), context.config.registry_address())
-    else {
+    let (Some(stand_in), Provider::Docker, Some(address)) = (
+        &destination.stand_in,
+        context.provider(),
+        context.config.registry_address(),
+    ) else {
         return Ok(());
     };
     stand_in
-        .attach(&Engine::default(), &context.resources().network(), address.into())
+        .attach(
+            &Engine::default(),
+            &context.resources().network(),
+            address.into(),
+        )
         .await
-        .exit(Exit::Registry, "connecting the registry to the machines' network")
+        .exit(
+            Exit::Registry,
+            "connecting the registry to the machines' network",
+        )
 }
 
 /// Starts the registry again, after the machines were.
 pub(super) async fn start_registry(context: &Context) -> anyhow::Result<()> {
     let step = context.ui.step("registry");
-    let pipeline = make(context, Choice::default(), Arc::clone(&step) as Arc<dyn Reporter>)?;
+    let pipeline = make(
+        context,
+        Choice::default(),
+        Arc::clone(&step) as Arc<dyn Reporter>,
+    )?;
     coded(pipeline.start_stand_in().await, "starting the registry")?;
     attach_registry(context).await?;
     step.done("answers");

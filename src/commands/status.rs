@@ -11,13 +11,20 @@ async fn observe(context: &Context) -> anyhow::Result<ClusterStatus> {
     for stack in manifests::stacks(context) {
         wanted.extend(pins(&stack).exit(Exit::Input, "reading the manifests")?);
     }
-    let mut namespaces: Vec<_> = context.config.stacks.iter().map(|stack| stack.namespace.clone()).collect();
+    let mut namespaces: Vec<_> = context
+        .config
+        .stacks
+        .iter()
+        .map(|stack| stack.namespace.clone())
+        .collect();
     namespaces.dedup();
     let asking = "asking the cluster how it is";
     let client = crate::kube::connect(&context.project.kubeconfig())
         .await
         .exit(Exit::Apply, asking)?;
-    collect(&client, &namespaces, &wanted).await.exit(Exit::Apply, asking)
+    collect(&client, &namespaces, &wanted)
+        .await
+        .exit(Exit::Apply, asking)
 }
 
 /// `orch status`.
@@ -25,21 +32,36 @@ pub(super) async fn run(context: &Context) -> anyhow::Result<()> {
     let vagrant = context.vagrant();
     if !vagrant.has_machines() {
         if context.ui.is_json() {
-            context.ui.result_json(&serde_json::json!({"machines": {}, "cluster": null}));
+            context
+                .ui
+                .result_json(&serde_json::json!({"machines": {}, "cluster": null}));
         } else {
             context.ui.result("no machines; `orch create` makes them");
         }
         return Ok(());
     }
-    let machines = vagrant.status().await.exit(Exit::Machine, "asking Vagrant")?;
-    let runs = machines.values().any(|state| *state == crate::machines::MachineState::Running);
-    let cluster = if runs { Some(observe(context).await?) } else { None };
+    let machines = vagrant
+        .status()
+        .await
+        .exit(Exit::Machine, "asking Vagrant")?;
+    let runs = machines
+        .values()
+        .any(|state| *state == crate::machines::MachineState::Running);
+    let cluster = if runs {
+        Some(observe(context).await?)
+    } else {
+        None
+    };
     if context.ui.is_json() {
-        context.ui.result_json(&serde_json::json!({"machines": machines, "cluster": cluster}));
+        context
+            .ui
+            .result_json(&serde_json::json!({"machines": machines, "cluster": cluster}));
         return Ok(());
     }
     for (name, state) in &machines {
-        context.ui.result(&format!("machine {name}: {}", state.as_str()));
+        context
+            .ui
+            .result(&format!("machine {name}: {}", state.as_str()));
     }
     if let Some(cluster) = cluster {
         context.ui.result(table(&cluster).trim_end());
@@ -66,11 +88,19 @@ pub(super) async fn report(context: &Context, artifacts: Option<&Artifacts>) -> 
     }
     ui.result(table(&cluster).trim_end());
     for forward in &context.config.ports.forward {
-        ui.result(&format!("http://localhost:{} -> NodePort {}", forward.host, forward.node));
+        ui.result(&format!(
+            "http://localhost:{} -> NodePort {}",
+            forward.host, forward.node
+        ));
     }
-    ui.result(&format!("KUBECONFIG={}", context.project.kubeconfig().display()));
+    ui.result(&format!(
+        "KUBECONFIG={}",
+        context.project.kubeconfig().display()
+    ));
     if let Some(reason) = standin {
-        ui.result(&format!("These nodes run orch's stand-in for K3s, not K3s: {reason}"));
+        ui.result(&format!(
+            "These nodes run orch's stand-in for K3s, not K3s: {reason}"
+        ));
     }
     let phases: Vec<_> = ui
         .phases()
@@ -89,6 +119,8 @@ pub(super) async fn report(context: &Context, artifacts: Option<&Artifacts>) -> 
 /// The high-water mark of this process's resident memory (proc_pid_status(5), VmHWM).
 fn peak_memory_kib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.split_whitespace().next()?.parse().ok()
 }

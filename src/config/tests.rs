@@ -28,7 +28,10 @@ fn the_smallest_file_gets_the_documented_defaults() {
     assert_eq!(config.ports.api, 6443);
     assert_eq!(config.k3s.version.value, K3S_VERSION);
     assert_eq!(config.server().unwrap().name.value, "master");
-    assert_eq!(config.registry_address().unwrap().to_string(), "192.168.56.254");
+    assert_eq!(
+        config.registry_address().unwrap().to_string(),
+        "192.168.56.254"
+    );
 }
 
 #[test]
@@ -71,7 +74,9 @@ fn ports_must_not_meet() {
 
 #[test]
 fn a_cluster_needs_exactly_one_server() {
-    assert!(error(&GOOD.replace("role: server", "role: agent")).contains("no node has role: server"));
+    assert!(
+        error(&GOOD.replace("role: server", "role: agent")).contains("no node has role: server")
+    );
     assert!(error(&GOOD.replace("role: agent", "role: server")).contains("more than one node"));
 }
 

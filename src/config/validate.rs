@@ -65,7 +65,9 @@ fn check_nodes(config: &Config) -> Result<(), Problem> {
     if subnet.prefix_len() > 29 {
         return Err(at(
             config.network.subnet.referenced,
-            format!("the subnet {subnet} is too small: it needs room for the nodes, the host and a registry (/29 or larger)"),
+            format!(
+                "the subnet {subnet} is too small: it needs room for the nodes, the host and a registry (/29 or larger)"
+            ),
         ));
     }
     let mut names = BTreeMap::new();
@@ -75,7 +77,9 @@ fn check_nodes(config: &Config) -> Result<(), Problem> {
         if !is_dns_label(name) {
             return Err(at(
                 node.name.referenced,
-                format!("the node name {name:?} must be a DNS label: a-z, 0-9 and '-', at most 63 characters"),
+                format!(
+                    "the node name {name:?} must be a DNS label: a-z, 0-9 and '-', at most 63 characters"
+                ),
             ));
         }
         if names.insert(name.clone(), ()).is_some() {
@@ -85,7 +89,12 @@ fn check_nodes(config: &Config) -> Result<(), Problem> {
             ));
         }
         let address = node.address.value;
-        let reserved = [Some(subnet.network()), Some(subnet.broadcast()), config.gateway(), config.registry_address()];
+        let reserved = [
+            Some(subnet.network()),
+            Some(subnet.broadcast()),
+            config.gateway(),
+            config.registry_address(),
+        ];
         if !subnet.contains(&address) {
             return Err(at(
                 node.address.referenced,
@@ -95,7 +104,9 @@ fn check_nodes(config: &Config) -> Result<(), Problem> {
         if reserved.contains(&Some(address)) {
             return Err(at(
                 node.address.referenced,
-                format!("the address {address} of {name} is reserved in {subnet} (network, host, registry or broadcast)"),
+                format!(
+                    "the address {address} of {name} is reserved in {subnet} (network, host, registry or broadcast)"
+                ),
             ));
         }
         if let Some(other) = addresses.insert(address, name.clone()) {
@@ -111,7 +122,12 @@ fn check_nodes(config: &Config) -> Result<(), Problem> {
             ));
         }
     }
-    match config.nodes.iter().filter(|n| n.role == Role::Server).count() {
+    match config
+        .nodes
+        .iter()
+        .filter(|n| n.role == Role::Server)
+        .count()
+    {
         1 => Ok(()),
         0 => Err(at(
             config.name.referenced,
@@ -126,11 +142,21 @@ fn check_nodes(config: &Config) -> Result<(), Problem> {
 
 fn check_ports(config: &Config) -> Result<(), Problem> {
     let mut seen = BTreeMap::new();
-    let fixed = [("ports.api", config.ports.api), ("ports.registry", config.ports.registry)];
-    let forwards = config.ports.forward.iter().map(|f| ("ports.forward", f.host));
+    let fixed = [
+        ("ports.api", config.ports.api),
+        ("ports.registry", config.ports.registry),
+    ];
+    let forwards = config
+        .ports
+        .forward
+        .iter()
+        .map(|f| ("ports.forward", f.host));
     for (what, port) in fixed.into_iter().chain(forwards) {
         if port == 0 {
-            return Err(at(config.name.referenced, format!("{what}: 0 is not a port")));
+            return Err(at(
+                config.name.referenced,
+                format!("{what}: 0 is not a port"),
+            ));
         }
         if let Some(other) = seen.insert(port, what) {
             return Err(at(
@@ -143,7 +169,10 @@ fn check_ports(config: &Config) -> Result<(), Problem> {
         if !(30000..=32767).contains(&forward.node) {
             return Err(at(
                 config.name.referenced,
-                format!("ports.forward: {} is outside Kubernetes' NodePort range 30000-32767", forward.node),
+                format!(
+                    "ports.forward: {} is outside Kubernetes' NodePort range 30000-32767",
+                    forward.node
+                ),
             ));
         }
     }

@@ -26,7 +26,11 @@ impl Engine {
 
     /// The buildx plugin's version, if there is one.
     pub async fn buildx_version() -> Option<String> {
-        let text = Program::new("docker").args(["buildx", "version"]).output().await.ok()?;
+        let text = Program::new("docker")
+            .args(["buildx", "version"])
+            .output()
+            .await
+            .ok()?;
         Some(text.split_whitespace().nth(1)?.to_owned())
     }
 

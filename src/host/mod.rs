@@ -21,7 +21,9 @@ pub use ports::{PortOwner, port_owner};
 pub enum HostError {
     #[error("{what} is missing and cannot be installed from here: {how}")]
     NotInstallable { what: &'static str, how: String },
-    #[error("installing {packages} needs root: run as root, or install sudo, or run `{command}` yourself")]
+    #[error(
+        "installing {packages} needs root: run as root, or install sudo, or run `{command}` yourself"
+    )]
     NoPrivilege { packages: String, command: String },
     #[error("cannot install {packages}")]
     Install { packages: String, source: RunError },
@@ -29,13 +31,21 @@ pub enum HostError {
     EngineSilent { seconds: u64, log: PathBuf },
     #[error("cannot start the Docker engine")]
     EngineStart { source: RunError },
-    #[error("the Docker engine runs but this user may not use it: add the user to the group `docker` or run as root ({detail})")]
+    #[error(
+        "the Docker engine runs but this user may not use it: add the user to the group `docker` or run as root ({detail})"
+    )]
     EngineRefused { detail: String },
     #[error(
         "port {port} on this host is taken by {owner}; stop it, or give `{key}` another number in orch.yaml"
     )]
-    PortTaken { port: u16, owner: PortOwner, key: String },
-    #[error("{path} has {free_mib} MiB free and needs {needed_mib}; make room (`docker image prune`, `orch destroy`) or set ORCH_CACHE to another disk")]
+    PortTaken {
+        port: u16,
+        owner: PortOwner,
+        key: String,
+    },
+    #[error(
+        "{path} has {free_mib} MiB free and needs {needed_mib}; make room (`docker image prune`, `orch destroy`) or set ORCH_CACHE to another disk"
+    )]
     DiskFull {
         path: PathBuf,
         free_mib: u64,

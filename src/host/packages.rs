@@ -46,7 +46,9 @@ impl Privilege {
         if find_program("apt-get").is_none() {
             return Err(HostError::NotInstallable {
                 what: "a package",
-                how: format!("this host has no apt-get; install {names} with its own package manager"),
+                how: format!(
+                    "this host has no apt-get; install {names} with its own package manager"
+                ),
             });
         }
         let failed = |source| HostError::Install {
@@ -65,7 +67,10 @@ impl Privilege {
             return Ok(());
         }
         // The index may be missing or old: fetch it once and try again.
-        self.command("apt-get", &["update"])?.run().await.map_err(failed)?;
+        self.command("apt-get", &["update"])?
+            .run()
+            .await
+            .map_err(failed)?;
         install.run().await.map_err(failed)
     }
 }
@@ -73,7 +78,12 @@ impl Privilege {
 /// The Debian mirror that this host's apt is configured with.
 pub async fn debian_mirror() -> Result<String, HostError> {
     let targets = Program::new("apt-get")
-        .args(["indextargets", "--format", "$(SITE) $(ORIGIN) $(LABEL)", "Created-By: Packages"])
+        .args([
+            "indextargets",
+            "--format",
+            "$(SITE) $(ORIGIN) $(LABEL)",
+            "Created-By: Packages",
+        ])
         .output()
         .await
         .map_err(|source| HostError::Install {
@@ -117,7 +127,8 @@ pub(super) async fn install_buildx(privilege: &Privilege) -> Result<(), HostErro
         .map_err(io("make a temporary folder"))?;
     let path = |name: &str| folder.path().join(name);
     std::fs::create_dir_all(path("lists/partial")).map_err(io("make a temporary folder"))?;
-    std::fs::create_dir_all(path("cache/archives/partial")).map_err(io("make a temporary folder"))?;
+    std::fs::create_dir_all(path("cache/archives/partial"))
+        .map_err(io("make a temporary folder"))?;
     let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
     std::fs::write(
         path("sources.list"),
@@ -140,7 +151,10 @@ pub(super) async fn install_buildx(privilege: &Privilege) -> Result<(), HostErro
         program.args(verb)
     };
     apt(&["update"]).run().await.map_err(failed)?;
-    apt(&["download", "docker-buildx"]).run().await.map_err(failed)?;
+    apt(&["download", "docker-buildx"])
+        .run()
+        .await
+        .map_err(failed)?;
     let package = std::fs::read_dir(folder.path())
         .map_err(io("list the downloaded package"))?
         .filter_map(Result::ok)

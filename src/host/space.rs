@@ -6,7 +6,10 @@ use super::HostError;
 
 /// Free MiB for an unprivileged user where `path`, or its nearest parent that exists, lies.
 pub(super) fn free_mib(path: &Path) -> Result<u64, HostError> {
-    let existing = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    let existing = path
+        .ancestors()
+        .find(|p| p.exists())
+        .unwrap_or(Path::new("/"));
     let stat = rustix::fs::statvfs(existing).map_err(|error| HostError::Io {
         operation: format!("ask for the free space of {}", existing.display()),
         source: error.into(),

@@ -174,7 +174,7 @@ impl<'a> Session<'a> {
             .await?
             .map_err(|source| KubeError::Request {
                 operation,
-                source: Box::new(source),
+                source: source.into(),
             })?;
         Ok(found.map(|resource| self.place(resource, desired)))
     }
@@ -215,7 +215,7 @@ impl<'a> Session<'a> {
             .and_then(|object| object.as_ref().map(to_json).transpose())
             .map_err(|source| KubeError::Request {
                 operation: reading(desired),
-                source: Box::new(source),
+                source: source.into(),
             })
     }
 
@@ -246,7 +246,7 @@ impl<'a> Session<'a> {
             source => {
                 return KubeError::Request {
                     operation: applying(desired),
-                    source: Box::new(source),
+                    source: source.into(),
                 };
             }
         };

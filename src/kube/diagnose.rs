@@ -28,6 +28,8 @@ pub(super) enum Cause {
     Creation,
     /// No node takes the pod.
     Unschedulable,
+    /// The container has ended at least once; it runs again or is about to.
+    Crashed,
     /// It runs and its probes fail, or they have not succeeded yet.
     NotReady,
 }
@@ -280,19 +282,39 @@ fn container_trouble(container: &ContainerStatus) -> Option<(Cause, String)> {
         | "PreCreateHookError"
         | "PreStartHookError"
         | "PostStartHookError" => say(Cause::Configuration, &message),
-        "CrashLoopBackOff" => {
-            let ended = container.last_state.clone().unwrap_or_default().terminated;
-            let how = ended.map_or(message, |ended| {
-                let reason = ended.reason.unwrap_or_default();
-                format!(
-                    "exit code {} ({reason}), {} restarts",
-                    ended.exit_code, container.restart_count
-                )
-            });
-            say(Cause::CrashLoop, &how)
-        }
-        _ => None,
+        "CrashLoopBackOff" => say(
+            Cause::CrashLoop,
+            &how_it_ended(container).unwrap_or(message),
+        ),
+        _ if container.ready => None,
+        _ => Some((
+            Cause::Crashed,
+            format!("it ended: {}", how_it_ended(container)?),
+        )),
     }
+}
+
+/// How a container ended that is not meant to: now, or before it was started again.
+fn how_it_ended(container: &ContainerStatus) -> Option<String> {
+    let now = container
+        .state
+        .as_ref()
+        .and_then(|state| state.terminated.as_ref());
+    let before = container
+        .last_state
+        .as_ref()
+        .and_then(|state| state.terminated.as_ref());
+    let ended = now.or(before)?;
+    // An init container that has done its work ends with 0.
+    if now.is_some() && ended.exit_code == 0 {
+        return None;
+    }
+    Some(format!(
+        "exit code {} ({}), {} restarts",
+        ended.exit_code,
+        ended.reason.as_deref().unwrap_or("no reason"),
+        container.restart_count
+    ))
 }
 
 #[cfg(test)]
@@ -386,6 +408,26 @@ mod tests {
             "CrashLoopBackOff: exit code 78 (Error), 4 restarts"
         );
         assert_eq!(symptom.container.as_deref(), Some("main"));
+    }
+
+    #[test]
+    fn between_two_crashes_the_last_one_is_still_told() {
+        let with_state = |state: Value, last: Value| {
+            recorded(json!({
+                "phase": "Running",
+                "containerStatuses": [{"name": "main", "image": "x", "imageID": "x", "ready": false, "restartCount": 2,
+                    "state": state, "lastState": last}],
+            }))
+        };
+        let ended = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
+        let told = Some((
+            Cause::Crashed,
+            "it ended: exit code 1 (Error), 2 restarts".to_owned(),
+        ));
+        assert_eq!(diagnose(&with_state(ended.clone(), json!({}))), told);
+        assert_eq!(diagnose(&with_state(json!({"running": {}}), ended)), told);
+        let done = json!({"terminated": {"exitCode": 0, "reason": "Completed"}});
+        assert_eq!(diagnose(&with_state(done, json!({}))), None);
     }
 
     #[test]

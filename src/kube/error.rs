@@ -1,5 +1,6 @@
 //! Why a cluster could not be read or changed.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +15,36 @@ pub struct Conflict {
     pub fields: Vec<String>,
 }
 
+/// The client library's error, reduced to what a person needs: its own text repeats the whole answer.
+#[derive(Debug)]
+pub struct Cause(Box<kube::Error>);
+
+impl From<kube::Error> for Cause {
+    fn from(error: kube::Error) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl fmt::Display for Cause {
+    /// The API server's message, or the innermost cause, which is the one that says something.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_ref() {
+            kube::Error::Api(status) if status.message.is_empty() => {
+                write!(formatter, "HTTP status {}", status.code)
+            }
+            kube::Error::Api(status) => formatter.write_str(&status.message),
+            error => formatter.write_str(&chain(error).last().unwrap_or_default()),
+        }
+    }
+}
+
+impl std::error::Error for Cause {}
+
+/// An error's text and those of its causes, outermost first.
+pub(super) fn chain(error: &dyn std::error::Error) -> impl Iterator<Item = String> {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string)
+}
+
 /// An error of one operation against the cluster.
 #[derive(Debug, thiserror::Error)]
 pub enum KubeError {
@@ -23,13 +54,10 @@ pub enum KubeError {
     Unreachable {
         operation: String,
         waited: Duration,
-        source: Box<kube::Error>,
+        source: Cause,
     },
     #[error("{operation} failed")]
-    Request {
-        operation: String,
-        source: Box<kube::Error>,
-    },
+    Request { operation: String, source: Cause },
     #[error(
         "{origin}: the cluster has no kind {kind} in {api_version}; apply its CustomResourceDefinition first or correct the apiVersion"
     )]

@@ -22,7 +22,7 @@ mod watch;
 
 pub use apply::{Applied, ApplyOptions, Desired, FIELD_MANAGER, apply};
 pub use client::connect;
-pub use error::{Conflict, KubeError};
+pub use error::{Cause, Conflict, KubeError};
 pub use event::{ApplyEvent, ApplyResult, PlainReporter, Reporter};
 pub use plan::{Change, Plan, PlannedAction, PlannedObject, plan};
 pub use rollout::{Workload, WorkloadKind};

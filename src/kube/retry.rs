@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::error::{Cause, chain};
 use super::{ApplyEvent, KubeError, Reporter};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -44,16 +45,17 @@ impl Settle {
                 Ok(answer) => return Ok(answer),
                 Err(elapsed) => kube::Error::Service(elapsed.into()),
             };
+            let cause = Cause::from(error);
             if self.is_over() {
                 return Err(KubeError::Unreachable {
                     operation: operation.to_owned(),
                     waited: self.started.elapsed(),
-                    source: Box::new(error),
+                    source: cause,
                 });
             }
             reporter.report(ApplyEvent::Retrying {
                 operation: operation.to_owned(),
-                reason: root_cause(&error),
+                reason: cause.to_string(),
             });
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -64,28 +66,17 @@ impl Settle {
 /// Whether the same request may succeed a little later.
 fn is_transient(error: &kube::Error) -> bool {
     match error {
-        kube::Error::Api(status) => {
-            status.code == 429
-                || status.code >= 500
-                // A starting API server denies until it has created its own cluster roles.
-                || (status.code == 403 && status.message.contains("not found"))
-        }
+        kube::Error::Api(status) => match status.code {
+            // Server-side apply answers a field that the schema does not have with 500.
+            500 => !status.message.contains("typed patch object"),
+            // A starting API server denies until it has created its own cluster roles.
+            403 => status.message.contains("not found"),
+            code => code == 429 || code > 500,
+        },
         kube::Error::Service(_) | kube::Error::HyperError(_) => {
             !chain(error).any(|cause| cause.contains("certificate"))
         }
         _ => false,
-    }
-}
-
-fn chain(error: &dyn std::error::Error) -> impl Iterator<Item = String> {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string)
-}
-
-/// The innermost cause, which is the one that says something.
-pub(super) fn root_cause(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        _ => chain(error).last().unwrap_or_default(),
     }
 }
 
@@ -150,6 +141,9 @@ mod tests {
                 .await;
             assert!(answer.unwrap().is_err());
         }
+        let unknown_field =
+            "failed to create typed patch object: .dta: field not declared in schema";
+        assert!(!is_transient(&api_error(500, unknown_field)));
         assert_eq!(told.0.into_inner(), 0);
     }
 }

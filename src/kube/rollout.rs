@@ -59,6 +59,8 @@ impl fmt::Display for Workload {
 /// How far a rollout is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Progress {
+    /// The API server has not answered yet.
+    Unknown,
     Ready,
     Waiting {
         condition: String,
@@ -77,7 +79,7 @@ fn waiting(condition: impl Into<String>, observed: impl Into<String>) -> Progres
     }
 }
 
-/// Not in the watch's view: deleted meanwhile, or not listed yet.
+/// Not in the cluster: deleted meanwhile.
 pub(super) fn unseen() -> Progress {
     waiting("the object to appear", "the API server does not list it")
 }
@@ -254,6 +256,7 @@ mod tests {
 
     fn observed(progress: Progress) -> String {
         match progress {
+            Progress::Unknown => "unknown".into(),
             Progress::Ready => "ready".into(),
             Progress::Waiting {
                 condition,

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::LogParams;
@@ -73,7 +73,7 @@ impl Patience {
             Cause::Unschedulable => Some(self.unschedulable),
             Cause::Creation => Some(self.creation),
             // A failed pod is replaced by its controller, a starting one takes its time.
-            Cause::PodFailed | Cause::NotReady => None,
+            Cause::PodFailed | Cause::Crashed | Cause::NotReady => None,
         }
     }
 }
@@ -121,10 +121,8 @@ pub enum RolloutError {
         timeout: Duration,
         workloads: Vec<StuckWorkload>,
     },
-    #[error("the API server does not let this kubeconfig's user watch the rollout")]
-    Forbidden {
-        source: Box<kube::runtime::watcher::Error>,
-    },
+    #[error("this kubeconfig's user may not watch the rollout: {message}")]
+    Forbidden { message: String },
 }
 
 /// How to wait.
@@ -132,9 +130,8 @@ pub enum RolloutError {
 pub struct WaitOptions {
     /// For all workloads together.
     pub timeout: Duration,
-    /// How long everything must have been ready without a break. Zero after an apply, whose changes
-    /// reset what is observed. After a start the API server first shows what was true before the stop,
-    /// until the kubelets correct it some seconds later.
+    /// How long everything must have been ready without a break. After a start of the machines the API
+    /// server first shows what was true before the stop, until the kubelets correct it seconds later.
     pub hold: Duration,
     pub patience: Patience,
 }
@@ -176,12 +173,14 @@ pub async fn wait_for_rollouts(
             () = &mut give_up => {
                 return Err(RolloutError::TimedOut { timeout, workloads: wait.explain(|_| true).await });
             }
-            Some(signal) = signals.next() => {
-                if let Err(source) = signal && is_forbidden(&source) {
-                    return Err(RolloutError::Forbidden { source: Box::new(source) });
-                }
+            mut signal = signals.next() => {
                 // A burst of changes is judged once.
-                while let Some(Some(_)) = futures::FutureExt::now_or_never(signals.next()) {}
+                while let Some(change) = signal {
+                    if let Err(error) = change && let Some(message) = refusal(&error) {
+                        return Err(RolloutError::Forbidden { message });
+                    }
+                    signal = signals.next().now_or_never().flatten();
+                }
             }
             _ = tick.tick() => {}
         }
@@ -201,14 +200,17 @@ pub async fn wait_for_rollouts(
     }
 }
 
-fn is_forbidden(error: &kube::runtime::watcher::Error) -> bool {
+/// The API server's message when it refuses to be watched; other troubles of a watch pass.
+fn refusal(error: &kube::runtime::watcher::Error) -> Option<String> {
     use kube::runtime::watcher::Error;
     match error {
         Error::InitialListFailed(kube::Error::Api(status))
-        | Error::WatchStartFailed(kube::Error::Api(status)) => {
-            matches!(status.code, 401 | 403)
+        | Error::WatchStartFailed(kube::Error::Api(status))
+            if matches!(status.code, 401 | 403) =>
+        {
+            Some(status.message.clone())
         }
-        _ => false,
+        _ => None,
     }
 }
 
@@ -221,9 +223,27 @@ struct Wait<'a> {
     view: View,
     /// What was last reported about each workload.
     reported: HashMap<Workload, ApplyEvent>,
-    /// Since when each trouble has been seen. It ends when the pod is ready or gone, not when a crashing
-    /// container runs for a moment.
-    troubles: HashMap<(Workload, String, Cause), Instant>,
+    /// By pod and cause.
+    troubles: HashMap<(String, Cause), Trouble>,
+}
+
+/// How long a trouble has been there.
+struct Trouble {
+    first: Instant,
+    last: Instant,
+}
+
+/// A trouble that has not been seen for this long is over. A container without a readiness probe counts
+/// as ready for the moment between its start and its next crash.
+const OVER_AFTER: Duration = Duration::from_secs(15);
+
+/// What counts as the same trouble over time.
+fn trouble_of(symptom: &Symptom) -> (String, Cause) {
+    let cause = match symptom.cause {
+        Cause::Crashed => Cause::CrashLoop,
+        cause => cause,
+    };
+    (symptom.uid.clone(), cause)
 }
 
 impl Wait<'_> {
@@ -231,22 +251,24 @@ impl Wait<'_> {
     fn look(&mut self) -> bool {
         let now = Instant::now();
         let mut all_ready = true;
+        self.troubles
+            .retain(|_, trouble| now.duration_since(trouble.last) <= OVER_AFTER);
         for workload in self.workloads {
             let Assessment { progress, symptoms } = self.view.assess(workload);
+            self.remember(&symptoms, now);
             let event = match progress {
-                Progress::Ready => {
-                    self.troubles
-                        .retain(|(troubled, _, _), _| troubled != workload);
-                    ApplyEvent::Ready {
-                        workload: workload.clone(),
-                    }
+                Progress::Unknown => {
+                    all_ready = false;
+                    continue;
                 }
+                Progress::Ready => ApplyEvent::Ready {
+                    workload: workload.clone(),
+                },
                 Progress::Waiting {
                     condition,
                     observed,
                 } => {
                     all_ready = false;
-                    self.remember(workload, &symptoms, now);
                     ApplyEvent::Waiting {
                         workload: workload.clone(),
                         condition,
@@ -269,14 +291,15 @@ impl Wait<'_> {
         all_ready
     }
 
-    fn remember(&mut self, workload: &Workload, symptoms: &[Symptom], now: Instant) {
-        self.troubles.retain(|(troubled, uid, _), _| {
-            troubled != workload || symptoms.iter().any(|symptom| symptom.uid == *uid)
-        });
+    fn remember(&mut self, symptoms: &[Symptom], now: Instant) {
         for symptom in symptoms {
-            self.troubles
-                .entry((workload.clone(), symptom.uid.clone(), symptom.cause))
-                .or_insert(now);
+            let trouble = self.troubles.entry(trouble_of(symptom));
+            trouble
+                .or_insert(Trouble {
+                    first: now,
+                    last: now,
+                })
+                .last = now;
         }
     }
 
@@ -287,13 +310,11 @@ impl Wait<'_> {
             .filter(|workload| {
                 let assessment = self.view.assess(workload);
                 let outlasted = |symptom: &Symptom| {
-                    let since = self.troubles.get(&(
-                        (*workload).clone(),
-                        symptom.uid.clone(),
-                        symptom.cause,
-                    ));
-                    match (since, self.patience.with(symptom.cause)) {
-                        (Some(since), Some(patience)) => now.duration_since(*since) >= patience,
+                    let trouble = self.troubles.get(&trouble_of(symptom));
+                    match (trouble, self.patience.with(symptom.cause)) {
+                        (Some(trouble), Some(patience)) => {
+                            now.duration_since(trouble.first) >= patience
+                        }
                         _ => false,
                     }
                 };
@@ -311,6 +332,10 @@ impl Wait<'_> {
             let Assessment { progress, symptoms } = self.view.assess(workload);
             let (condition, observed) = match progress {
                 Progress::Ready => continue,
+                Progress::Unknown => (
+                    "the API server".to_owned(),
+                    "it has not answered".to_owned(),
+                ),
                 Progress::Waiting {
                     condition,
                     observed,
@@ -348,7 +373,7 @@ impl Wait<'_> {
             (None, Cause::Creation) => format!("no pod can be created: {}", symptom.message),
             (None, _) => format!("pod {}: {}", symptom.pod, symptom.message),
         };
-        if symptom.cause == Cause::CrashLoop
+        if matches!(symptom.cause, Cause::CrashLoop | Cause::Crashed)
             && let Some(container) = &symptom.container
         {
             match self.last_lines(workload, &symptom.pod, container).await {
@@ -358,12 +383,16 @@ impl Wait<'_> {
                     log.lines()
                         .for_each(|line| text.push_str(&format!("\n| {line}")));
                 }
-                Err(error) => text.push_str(&format!("\nits log cannot be read: {error}")),
+                Err(error) => {
+                    let cause = super::error::Cause::from(error);
+                    text.push_str(&format!("\nits log cannot be read: {cause}"));
+                }
             }
         }
         text
     }
 
+    /// What the container wrote before it ended: its previous run where there is one.
     async fn last_lines(
         &self,
         workload: &Workload,
@@ -371,26 +400,37 @@ impl Wait<'_> {
         container: &str,
     ) -> kube::Result<String> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &workload.namespace);
-        let parameters = LogParams {
+        let mut parameters = LogParams {
             container: Some(container.to_owned()),
             previous: true,
             tail_lines: Some(LOG_LINES),
             limit_bytes: Some(LOG_BYTES),
             ..LogParams::default()
         };
-        pods.logs(pod, &parameters).await
+        match pods.logs(pod, &parameters).await {
+            Err(kube::Error::Api(status)) if status.code == 400 => {
+                parameters.previous = false;
+                pods.logs(pod, &parameters).await
+            }
+            answer => answer,
+        }
     }
 }
 
-/// A wait's report says what is wrong as soon as something is.
+/// Longest piece of a symptom in a progress line; the final report has all of it.
+const PROGRESS_TEXT: usize = 120;
+
+/// A wait's progress says what is wrong as soon as something is.
 fn with_symptom(observed: String, symptoms: &[Symptom]) -> String {
-    match symptoms.first() {
-        Some(symptom) => {
-            let first_line = symptom.message.lines().next().unwrap_or_default();
-            format!("{observed} ({}: {first_line})", symptom.pod)
-        }
-        None => observed,
+    let Some(symptom) = symptoms.first() else {
+        return observed;
+    };
+    let line = symptom.message.lines().next().unwrap_or_default();
+    let mut text: String = line.chars().take(PROGRESS_TEXT).collect();
+    if text.len() < line.len() {
+        text.push('…');
     }
+    format!("{observed} ({}: {text})", symptom.pod)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::stream::{BoxStream, SelectAll};
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
@@ -148,12 +148,10 @@ impl Namespace {
     fn assess(&self, workload: &Workload) -> Assessment {
         let name = workload.name.as_str();
         let (progress, metadata) = match workload.kind {
-            WorkloadKind::Deployment => judge(named(&self.deployments, name), rollout::deployment),
-            WorkloadKind::StatefulSet => {
-                judge(named(&self.stateful_sets, name), rollout::stateful_set)
-            }
-            WorkloadKind::DaemonSet => judge(named(&self.daemon_sets, name), rollout::daemon_set),
-            WorkloadKind::Job => judge(named(&self.jobs, name), rollout::job),
+            WorkloadKind::Deployment => judge(&self.deployments, name, rollout::deployment),
+            WorkloadKind::StatefulSet => judge(&self.stateful_sets, name, rollout::stateful_set),
+            WorkloadKind::DaemonSet => judge(&self.daemon_sets, name, rollout::daemon_set),
+            WorkloadKind::Job => judge(&self.jobs, name, rollout::job),
         };
         let symptoms = match metadata {
             Some(metadata) if progress != Progress::Ready => self.symptoms(workload, &metadata),
@@ -248,12 +246,17 @@ impl Outdated {
     }
 }
 
-fn judge<K: kube::Resource>(
-    object: Option<Arc<K>>,
+fn judge<K>(
+    store: &Store<K>,
+    name: &str,
     rule: fn(&K) -> Progress,
-) -> (Progress, Option<ObjectMeta>) {
-    match object {
+) -> (Progress, Option<ObjectMeta>)
+where
+    K: kube::Resource<DynamicType = ()> + Clone,
+{
+    match named(store, name) {
         Some(object) => (rule(&object), Some(object.meta().clone())),
+        None if store.wait_until_ready().now_or_never().is_none() => (Progress::Unknown, None),
         None => (rollout::unseen(), None),
     }
 }

@@ -34,18 +34,30 @@ impl ClusterResources {
     }
 
     /// Makes network and volumes for these nodes unless they are there.
-    pub async fn ensure(&self, subnet: &str, gateway: &str, nodes: &[&str]) -> Result<(), MachineError> {
+    pub async fn ensure(
+        &self,
+        subnet: &str,
+        gateway: &str,
+        nodes: &[&str],
+    ) -> Result<(), MachineError> {
         let network = self.network();
-        if self.list("network", &["--format", "{{.Name}}"]).await?.is_empty() {
+        if self
+            .list("network", &["--format", "{{.Name}}"])
+            .await?
+            .is_empty()
+        {
             docker(["network", "create", "--label", &self.label(), "--subnet", subnet, "--gateway", gateway, &network])
                 .run()
                 .await
                 .map_err(failed(format!("make the network {network} ({subnet}); another network may use the subnet: see `docker network ls`, or give network.subnet another value in orch.yaml")))?;
         }
         let present = self.list("volume", &["--format", "{{.Name}}"]).await?;
-        let per_node = nodes
-            .iter()
-            .flat_map(|node| [format!("{network}-{node}-rancher"), format!("{network}-{node}-kubelet")]);
+        let per_node = nodes.iter().flat_map(|node| {
+            [
+                format!("{network}-{node}-rancher"),
+                format!("{network}-{node}-kubelet"),
+            ]
+        });
         for volume in std::iter::once(format!("{network}-volumes")).chain(per_node) {
             if !present.contains(&volume) {
                 docker(["volume", "create", "--label", &self.label(), &volume])
@@ -85,7 +97,14 @@ impl ClusterResources {
     /// `<id> <node>` of every node container, running or not.
     async fn node_containers(&self) -> Result<Vec<String>, MachineError> {
         let format = format!("{{{{.ID}}}} {{{{.Label \"{NODE_LABEL}\"}}}}");
-        let arguments = ["--all", "--no-trunc", "--filter", &format!("label={NODE_LABEL}"), "--format", &format];
+        let arguments = [
+            "--all",
+            "--no-trunc",
+            "--filter",
+            &format!("label={NODE_LABEL}"),
+            "--format",
+            &format,
+        ];
         self.list("container", &arguments).await
     }
 
@@ -96,7 +115,9 @@ impl ClusterResources {
 
     /// Removes every container, volume and network of the cluster, and its image tag.
     pub async fn remove_all(&self) -> Result<(), MachineError> {
-        let containers = self.list("container", &["--all", "--format", "{{.ID}}"]).await?;
+        let containers = self
+            .list("container", &["--all", "--format", "{{.ID}}"])
+            .await?;
         if !containers.is_empty() {
             docker(["rm", "--force", "--volumes"])
                 .args(&containers)
@@ -114,7 +135,10 @@ impl ClusterResources {
                     .map_err(failed(format!("remove the cluster's {kind}s")))?;
             }
         }
-        if docker(["image", "inspect", &self.node_image()]).succeeds().await {
+        if docker(["image", "inspect", &self.node_image()])
+            .succeeds()
+            .await
+        {
             docker(["image", "rm", "--no-prune", &self.node_image()])
                 .run()
                 .await

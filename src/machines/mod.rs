@@ -14,9 +14,7 @@ use std::path::PathBuf;
 
 use crate::process::RunError;
 
-pub use prepare::{
-    Prepared, PreparedFile, PreparedNode, Request, WantedNode, prepare,
-};
+pub use prepare::{Prepared, PreparedFile, PreparedNode, Request, WantedNode, prepare};
 pub use vagrant::{MachineEvent, MachineState, Vagrant};
 
 /// The label that every container, network and volume of a cluster carries.
@@ -76,9 +74,7 @@ pub enum MachineError {
         source: std::io::Error,
     },
     #[error("the keys of the join service cannot be made")]
-    Keys {
-        source: orch_ssh::keys::KeyError,
-    },
+    Keys { source: orch_ssh::keys::KeyError },
     #[error("the configuration of node {node} is not usable")]
     NodeConfig {
         node: String,
@@ -97,10 +93,7 @@ pub enum MachineError {
         source: std::io::Error,
     },
     #[error("Docker could not {operation}")]
-    Docker {
-        operation: String,
-        source: RunError,
-    },
+    Docker { operation: String, source: RunError },
     #[error("vagrant could not {operation}{causes}")]
     Vagrant {
         operation: &'static str,

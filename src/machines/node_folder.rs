@@ -14,10 +14,12 @@ pub(super) fn write(
     config: &NodeConfig,
     keys: &ClusterKeys,
 ) -> Result<(), MachineError> {
-    config.validate().map_err(|source| MachineError::NodeConfig {
-        node: config.node.name.to_string(),
-        source,
-    })?;
+    config
+        .validate()
+        .map_err(|source| MachineError::NodeConfig {
+            node: config.node.name.to_string(),
+            source,
+        })?;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -44,7 +46,8 @@ pub(super) fn write(
         source: error.into(),
     })?;
     replace(&directory.join("node.json"), &json)?;
-    let entries = std::fs::read_dir(directory).map_err(io(format!("list {}", directory.display())))?;
+    let entries =
+        std::fs::read_dir(directory).map_err(io(format!("list {}", directory.display())))?;
     for entry in entries.filter_map(Result::ok) {
         if !wanted.iter().any(|name| entry.file_name() == *name) {
             std::fs::remove_file(entry.path())

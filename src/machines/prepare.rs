@@ -96,7 +96,11 @@ pub async fn prepare(request: &Request<'_>) -> Result<Prepared, MachineError> {
     let mut nodes = BTreeMap::new();
     for (wanted, name) in request.nodes.iter().zip(&names) {
         let directory = request.state.join("nodes").join(&wanted.name);
-        node_folder::write(&directory, &node_config(request, wanted, name.clone()), &keys)?;
+        node_folder::write(
+            &directory,
+            &node_config(request, wanted, name.clone()),
+            &keys,
+        )?;
         nodes.insert(wanted.name.clone(), PreparedNode { directory });
     }
     Ok(Prepared {
@@ -141,10 +145,16 @@ fn node_config(request: &Request<'_>, wanted: &WantedNode, name: NodeName) -> No
             config: serde_json::Map::new(),
             allow_unknown_config: false,
             // The host reaches the API through a port of its own.
-            tls_sans: if is_server { vec!["127.0.0.1".into(), "localhost".into()] } else { Vec::new() },
+            tls_sans: if is_server {
+                vec!["127.0.0.1".into(), "localhost".into()]
+            } else {
+                Vec::new()
+            },
             // The gateway's NodePort is the way in; volumes come from the shared directory.
             disable: if is_server {
-                ["traefik", "servicelb", "local-storage"].map(str::to_owned).to_vec()
+                ["traefik", "servicelb", "local-storage"]
+                    .map(str::to_owned)
+                    .to_vec()
             } else {
                 Vec::new()
             },
@@ -175,8 +185,16 @@ fn node_config(request: &Request<'_>, wanted: &WantedNode, name: NodeName) -> No
                 (false, Provider::Docker) => StorageKind::Bind,
                 (false, _) => StorageKind::Nfs,
             },
-            clients: if is_server { vec![request.subnet.into()] } else { Vec::new() },
-            directories: if is_server { request.volumes.clone() } else { Vec::new() },
+            clients: if is_server {
+                vec![request.subnet.into()]
+            } else {
+                Vec::new()
+            },
+            directories: if is_server {
+                request.volumes.clone()
+            } else {
+                Vec::new()
+            },
             ..Storage::default()
         },
         join: Join::default(),

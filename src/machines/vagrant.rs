@@ -77,7 +77,8 @@ impl Vagrant {
 
     /// Makes, starts and provisions every machine.
     pub async fn up(&self, on_event: impl FnMut(MachineEvent)) -> Result<(), MachineError> {
-        self.stream("bring the machines up", &["up", "--provision"], on_event).await
+        self.stream("bring the machines up", &["up", "--provision"], on_event)
+            .await
     }
 
     /// Stops every machine.
@@ -87,7 +88,8 @@ impl Vagrant {
 
     /// Removes every machine.
     pub async fn destroy(&self, on_event: impl FnMut(MachineEvent)) -> Result<(), MachineError> {
-        self.stream("destroy the machines", &["destroy", "--force"], on_event).await
+        self.stream("destroy the machines", &["destroy", "--force"], on_event)
+            .await
     }
 
     async fn stream(
@@ -103,12 +105,21 @@ impl Vagrant {
                 let event = parse(line);
                 if let MachineEvent::Node(EventLine {
                     node,
-                    event: Event::StepFailed { step, reason, causes, .. },
+                    event:
+                        Event::StepFailed {
+                            step,
+                            reason,
+                            causes,
+                            ..
+                        },
                     ..
                 }) = &event
                     && let Ok(mut failures) = failures.lock()
                 {
-                    let causes: String = causes.iter().map(|cause| format!("\n      {cause}")).collect();
+                    let causes: String = causes
+                        .iter()
+                        .map(|cause| format!("\n      {cause}"))
+                        .collect();
                     failures.push(format!("\n  {node}: {step}: {reason}{causes}"));
                 }
                 on_event(event);
@@ -153,9 +164,13 @@ impl Vagrant {
     pub fn has_machines(&self) -> bool {
         let pattern = self.state.join("machines");
         std::fs::read_dir(pattern).is_ok_and(|entries| {
-            entries
-                .filter_map(Result::ok)
-                .any(|entry| entry.path().join(self.provider.as_str()).join("id").exists())
+            entries.filter_map(Result::ok).any(|entry| {
+                entry
+                    .path()
+                    .join(self.provider.as_str())
+                    .join("id")
+                    .exists()
+            })
         })
     }
 }
@@ -163,7 +178,10 @@ impl Vagrant {
 fn parse(line: &str) -> MachineEvent {
     line.split_once(EVENT_MARK)
         .and_then(|(_, json)| EventLine::parse(json).ok())
-        .map_or_else(|| MachineEvent::Line(line.trim().to_owned()), MachineEvent::Node)
+        .map_or_else(
+            || MachineEvent::Line(line.trim().to_owned()),
+            MachineEvent::Node,
+        )
 }
 
 /// Vagrant's machine-readable output: `timestamp,machine,type,data...`.
@@ -202,7 +220,10 @@ mod tests {
 
     #[test]
     fn a_line_that_is_no_event_stays_a_line() {
-        assert!(matches!(parse("==> master: Booting"), MachineEvent::Line(_)));
+        assert!(matches!(
+            parse("==> master: Booting"),
+            MachineEvent::Line(_)
+        ));
         assert!(matches!(parse("orch-event {broken"), MachineEvent::Line(_)));
     }
 

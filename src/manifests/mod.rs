@@ -101,7 +101,9 @@ pub struct Stack<State> {
 /// Why a stack cannot be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    #[error("{origin}: {owner:?} of PersistentVolume {volume} is no owner; write \"uid:gid\" in numbers")]
+    #[error(
+        "{origin}: {owner:?} of PersistentVolume {volume} is no owner; write \"uid:gid\" in numbers"
+    )]
     VolumeOwner {
         origin: Origin,
         volume: String,

@@ -27,7 +27,7 @@ const PLACEHOLDER: &str = "<generate:";
 const LENGTHS: std::ops::RangeInclusive<usize> = 16..=128;
 const HEADER: &str = "\
 # Generated from secrets.example.yaml, once. Private to this cluster: do not commit it.
-# The databases were created with these values: deleting this file does not change them there.
+# Applied like any other manifest, and never overwritten.
 ";
 
 /// What [`ensure_secrets`] found or did.

@@ -17,7 +17,11 @@ impl<State> Stack<State> {
     /// The directories below `root`, the one that the nodes share.
     pub fn volume_directories(&self, root: &Path) -> Result<Vec<VolumeDirectory>, ManifestError> {
         let mut directories = Vec::new();
-        for manifest in self.manifests.iter().filter(|m| m.kind == "PersistentVolume") {
+        for manifest in self
+            .manifests
+            .iter()
+            .filter(|m| m.kind == "PersistentVolume")
+        {
             let object = &manifest.object;
             let annotation = &object["metadata"]["annotations"][VOLUME_OWNER_ANNOTATION];
             let shared = object["spec"]["storageClassName"] == SHARED_STORAGE_CLASS;
@@ -33,14 +37,17 @@ impl<State> Stack<State> {
                 volume: volume(),
                 owner: owner.to_owned(),
             })?;
-            let path = object["spec"]["hostPath"]["path"].as_str().unwrap_or_default();
-            let relative = Path::new(path)
-                .strip_prefix(root)
-                .map_err(|_| ManifestError::VolumePath {
-                    origin: manifest.origin.clone(),
-                    volume: volume(),
-                    root: root.to_owned(),
-                })?;
+            let path = object["spec"]["hostPath"]["path"]
+                .as_str()
+                .unwrap_or_default();
+            let relative =
+                Path::new(path)
+                    .strip_prefix(root)
+                    .map_err(|_| ManifestError::VolumePath {
+                        origin: manifest.origin.clone(),
+                        volume: volume(),
+                        root: root.to_owned(),
+                    })?;
             directories.push(VolumeDirectory {
                 path: relative.to_owned(),
                 uid,
@@ -74,25 +81,38 @@ spec:
 
     #[test]
     fn path_and_owner_come_from_the_volume() {
-        let wanted = VolumeDirectory { path: "movies/data".into(), uid: 999, gid: 998 };
+        let wanted = VolumeDirectory {
+            path: "movies/data".into(),
+            uid: 999,
+            gid: 998,
+        };
         assert_eq!(directories(VOLUME).unwrap(), [wanted]);
     }
 
     #[test]
     fn another_class_is_somebody_elses() {
-        assert_eq!(directories(&VOLUME.replace("orch-shared", "fast")).unwrap(), []);
+        assert_eq!(
+            directories(&VOLUME.replace("orch-shared", "fast")).unwrap(),
+            []
+        );
     }
 
     #[test]
     fn an_owner_that_is_no_pair_of_numbers_names_the_file() {
-        let error = directories(&VOLUME.replace("999:998", "postgres")).unwrap_err().to_string();
+        let error = directories(&VOLUME.replace("999:998", "postgres"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("volume.yaml"), "{error}");
         assert!(error.contains("postgres"), "{error}");
     }
 
     #[test]
     fn a_path_elsewhere_is_refused() {
-        let error = directories(&VOLUME.replace("/var/lib/orch/volumes/movies", "/etc")).unwrap_err();
-        assert!(error.to_string().contains("/var/lib/orch/volumes"), "{error}");
+        let error =
+            directories(&VOLUME.replace("/var/lib/orch/volumes/movies", "/etc")).unwrap_err();
+        assert!(
+            error.to_string().contains("/var/lib/orch/volumes"),
+            "{error}"
+        );
     }
 }

@@ -267,7 +267,10 @@ mod tests {
             .await
             .unwrap_err()
             .to_string();
-        assert!(error.contains("`sh -c 'echo it broke >&2; exit 3'`"), "{error}");
+        assert!(
+            error.contains("`sh -c 'echo it broke >&2; exit 3'`"),
+            "{error}"
+        );
         assert!(error.contains("exit status: 3"), "{error}");
         assert!(error.ends_with("\n    it broke"), "{error}");
     }
@@ -280,8 +283,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_program_says_what_to_do() {
-        let error = Program::new("orch-no-such-program").run().await.unwrap_err();
-        assert!(error.to_string().contains("is orch-no-such-program installed?"));
+        let error = Program::new("orch-no-such-program")
+            .run()
+            .await
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("is orch-no-such-program installed?")
+        );
     }
 
     #[test]

@@ -54,7 +54,9 @@ impl Ui {
     pub fn new(output: Output) -> Self {
         let mode = match output {
             Output::Json => Mode::Json,
-            Output::Plain if std::io::stderr().is_terminal() => Mode::Terminal(MultiProgress::new()),
+            Output::Plain if std::io::stderr().is_terminal() => {
+                Mode::Terminal(MultiProgress::new())
+            }
             Output::Plain => Mode::Lines,
         };
         Self {
@@ -75,7 +77,10 @@ impl Ui {
 
     /// The finished steps, in the order in which they finished.
     pub fn phases(&self) -> Vec<Phase> {
-        self.phases.lock().map(|phases| phases.clone()).unwrap_or_default()
+        self.phases
+            .lock()
+            .map(|phases| phases.clone())
+            .unwrap_or_default()
     }
 
     /// Begins a step that people wait for.
@@ -83,7 +88,9 @@ impl Ui {
         let bar = match &*self.mode {
             Mode::Terminal(bars) => {
                 let bar = bars.add(ProgressBar::new_spinner());
-                if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix:<12} {elapsed:>4} {wide_msg}") {
+                if let Ok(style) =
+                    ProgressStyle::with_template("{spinner} {prefix:<12} {elapsed:>4} {wide_msg}")
+                {
                     bar.set_style(style);
                 }
                 bar.set_prefix(name.to_owned());
@@ -129,7 +136,10 @@ impl Ui {
         }
         let mut text = format!("error: {error}");
         for cause in error.chain().skip(1) {
-            text.push_str(&format!("\n  because: {}", cause.to_string().replace('\n', "\n  ")));
+            text.push_str(&format!(
+                "\n  because: {}",
+                cause.to_string().replace('\n', "\n  ")
+            ));
         }
         self.line(&text);
     }
@@ -184,7 +194,8 @@ impl Step {
                 seconds,
             });
         }
-        self.ui.emit(&self.name, "done", &format!("{text} ({seconds:.1} s)"));
+        self.ui
+            .emit(&self.name, "done", &format!("{text} ({seconds:.1} s)"));
     }
 
     /// Shows something that is worth a line of its own even on a terminal.
@@ -226,7 +237,10 @@ impl crate::kube::Reporter for Step {
     fn report(&self, event: ApplyEvent) {
         match &event {
             ApplyEvent::Failed { .. } | ApplyEvent::Ready { .. } => self.say(&event.to_string()),
-            ApplyEvent::Applying { result: ApplyResult::Unchanged, .. } => {}
+            ApplyEvent::Applying {
+                result: ApplyResult::Unchanged,
+                ..
+            } => {}
             _ => self.note(&event.to_string()),
         }
     }
@@ -238,7 +252,9 @@ impl crate::images::event::Reporter for Step {
             return;
         };
         match event {
-            ImageEvent::Substituted { .. } | ImageEvent::BuildFinished { .. } | ImageEvent::Pushed { .. } => {
+            ImageEvent::Substituted { .. }
+            | ImageEvent::BuildFinished { .. }
+            | ImageEvent::Pushed { .. } => {
                 self.say(&text);
             }
             ImageEvent::UploadProgress { .. } | ImageEvent::Summary { .. } => {}

@@ -27,6 +27,12 @@ pub(crate) async fn add_node(client: &kube::Client, name: &str) {
         .patch_status(name, &PatchParams::default(), &Patch::Merge(&status))
         .await
         .unwrap();
+    // Every new node gets a not-ready taint, which the node lifecycle controller would remove.
+    let untainted = Patch::Merge(json!({"spec": {"taints": null}}));
+    nodes
+        .patch(name, &PatchParams::default(), &untainted)
+        .await
+        .unwrap();
 }
 
 /// Gives every scheduled pod of a namespace this status, until it is aborted.

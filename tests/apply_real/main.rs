@@ -420,11 +420,7 @@ async fn a_rollout_is_waited_for_until_its_pods_are_ready() {
     let kubelet = kubelet::run(&fixture.client, &fixture.namespace, kubelet::ready(IMAGE));
     fixture.write(
         "app.yaml",
-        &deployment(
-            "api",
-            2,
-            "nodeSelector: {test: rollout-node}, tolerations: [{operator: Exists}], ",
-        ),
+        &deployment("api", 2, "nodeSelector: {test: rollout-node}, "),
     );
     let outcome = fixture.run().await;
     outcome.unwrap();
@@ -566,11 +562,7 @@ async fn an_image_that_the_registry_lacks_fails_with_the_kubelets_reason() {
     );
     fixture.write(
         "app.yaml",
-        &deployment(
-            "api",
-            1,
-            "nodeSelector: {test: image-node}, tolerations: [{operator: Exists}], ",
-        ),
+        &deployment("api", 1, "nodeSelector: {test: image-node}, "),
     );
     let (error, text) = fixture.failure().await;
     kubelet.abort();
@@ -599,11 +591,7 @@ async fn a_crash_loop_fails_and_a_password_in_its_message_is_masked() {
     );
     fixture.write(
         "app.yaml",
-        &deployment(
-            "api",
-            1,
-            "nodeSelector: {test: crash-node}, tolerations: [{operator: Exists}], ",
-        ),
+        &deployment("api", 1, "nodeSelector: {test: crash-node}, "),
     );
     let (error, text) = fixture.failure().await;
     kubelet.abort();
@@ -623,11 +611,7 @@ async fn a_rollout_that_takes_too_long_says_what_it_waited_for() {
     let kubelet = kubelet::run(&fixture.client, &fixture.namespace, kubelet::running());
     fixture.write(
         "app.yaml",
-        &deployment(
-            "api",
-            1,
-            "nodeSelector: {test: timeout-node}, tolerations: [{operator: Exists}], ",
-        ),
+        &deployment("api", 1, "nodeSelector: {test: timeout-node}, "),
     );
     fixture.settings.timeout = Duration::from_secs(6);
     let (error, text) = fixture.failure().await;
@@ -691,4 +675,56 @@ async fn events_tell_each_objects_result() {
         "{:#?}",
         fixture.events()
     );
+}
+
+/// The shipped manifests with a digest behind every image that has none.
+fn copy_movies(target: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("Manifests/movies");
+    let digest = IMAGE.split_once('@').unwrap().1;
+    for entry in fs::read_dir(source).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap();
+        if name == "secrets.yaml" {
+            continue;
+        }
+        let pin = |line: &str| match line
+            .trim_start()
+            .trim_start_matches("- ")
+            .strip_prefix("image: ")
+        {
+            Some(image) if !image.contains('@') => format!("{line}@{digest}\n"),
+            _ => format!("{line}\n"),
+        };
+        let text: String = fs::read_to_string(&path)
+            .unwrap()
+            .lines()
+            .map(pin)
+            .collect();
+        fs::write(target.join(name), text).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shipped_stack_passes_strict_validation_and_is_unchanged_the_second_time() {
+    let fixture = Fixture::new("microservices").await;
+    fs::remove_file(fixture.path().join("namespace.yaml")).unwrap();
+    copy_movies(fixture.path());
+    kubelet::add_node(&fixture.client, "movies-node").await;
+    let kubelet = kubelet::run(&fixture.client, &fixture.namespace, kubelet::ready(IMAGE));
+    let first = fixture.apply().await;
+    assert!(
+        first.len() >= 20 && first.iter().all(|line| line.ends_with(" created")),
+        "{first:#?}"
+    );
+    let ApplyOutcome::Applied { stacks, ready } = fixture.run().await.unwrap() else {
+        panic!("planned instead of applied");
+    };
+    kubelet.abort();
+    assert_eq!(ready.len(), 6);
+    let changed: Vec<_> = stacks[0]
+        .objects
+        .iter()
+        .filter(|object| object.result != ApplyResult::Unchanged)
+        .collect();
+    assert!(changed.is_empty(), "{changed:#?}");
 }

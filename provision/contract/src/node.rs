@@ -514,9 +514,16 @@ impl NodeConfig {
             let mut parts = directory.path.components();
             let inside = parts.clone().next().is_some()
                 && parts.all(|part| matches!(part, std::path::Component::Normal(_)));
-            require(inside, &format!("storage.directories[{index}].path"), || {
-                format!("{} does not stay below storage.path", directory.path.display())
-            })?;
+            require(
+                inside,
+                &format!("storage.directories[{index}].path"),
+                || {
+                    format!(
+                        "{} does not stay below storage.path",
+                        directory.path.display()
+                    )
+                },
+            )?;
         }
         require(
             self.storage.kind != StorageKind::Nfs

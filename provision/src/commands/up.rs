@@ -10,8 +10,8 @@ use super::{CommandFailure, interruptible, load_config};
 use crate::cli::UpArgs;
 use crate::output::StdoutReporter;
 use crate::steps::{
-    AcquireK3s, CheckHost, Context, HostFacts, InstalledK3s, MakeVolumes, Membership, MountStorage, PrepareHost,
-    RequestJoin, ServeJoin, StartK3s, WaitReady, WriteConfig, WriteUnits,
+    AcquireK3s, CheckHost, Context, HostFacts, InstalledK3s, MakeVolumes, Membership, MountStorage,
+    PrepareHost, RequestJoin, ServeJoin, StartK3s, WaitReady, WriteConfig, WriteUnits,
 };
 use crate::system::{Disk, Https, Processes, Sockets, System, Systemd};
 

@@ -110,7 +110,23 @@ mod tests {
             .k3s
             .config
             .insert("cluster-init".to_owned(), json!(true));
-        insta::assert_snapshot!(render_config(&config, "eth1").unwrap(), @"");
+        insta::assert_snapshot!(render_config(&config, "eth1").unwrap(), @r#"
+        # Written by orch-provision; change orch.yaml instead.
+        node-name: master
+        node-ip: "192.168.56.10"
+        flannel-iface: eth1
+        advertise-address: "192.168.56.10"
+        tls-san:
+        - "192.168.56.10"
+        - "127.0.0.1"
+        - master
+        write-kubeconfig-mode: "0600"
+        disable:
+        - traefik
+        kubelet-arg:
+        - max-pods=50
+        cluster-init: true
+        "#);
     }
 
     #[test]
@@ -121,7 +137,18 @@ mod tests {
             .labels
             .insert("disk".to_owned(), "no".to_owned());
         config.node.taints = vec!["dedicated=db:NoSchedule".to_owned()];
-        insta::assert_snapshot!(render_config(&config, "eth1").unwrap(), @"");
+        insta::assert_snapshot!(render_config(&config, "eth1").unwrap(), @r#"
+        # Written by orch-provision; change orch.yaml instead.
+        node-name: agent
+        node-ip: "192.168.56.11"
+        flannel-iface: eth1
+        server: https://192.168.56.10:6443
+        token-file: /var/lib/orch/join-token
+        node-label:
+        - disk=no
+        node-taint:
+        - dedicated=db:NoSchedule
+        "#);
     }
 
     #[test]

@@ -108,7 +108,23 @@ mod tests {
                 "192.168.56.254:5000": {"tls": {"ca_file": "/etc/ca.pem"}},
             },
         }));
-        insta::assert_snapshot!(render_registries(&registries).unwrap().unwrap(), @"");
+        insta::assert_snapshot!(render_registries(&registries).unwrap().unwrap(), @r#"
+        # Written by orch-provision; change orch.yaml instead.
+        mirrors:
+          docker.io:
+            endpoint:
+            - http://192.168.56.254:5000
+            rewrite:
+              ^library/(.*): mirror/$1
+        configs:
+          "192.168.56.254:5000":
+            tls:
+              ca_file: /etc/ca.pem
+          docker.io:
+            auth:
+              username: u
+              password: "p: #"
+        "#);
     }
 
     #[test]

@@ -17,6 +17,8 @@ const LINKS: [&str; 7] = [
     "kube-ipvs0",
     "kube-bridge",
 ];
+/// The addresses that K3s gives pods where it is not told otherwise.
+const POD_NETWORK: &str = "10.42.0.0/16";
 /// Marks in the names of chains and in rules, in lower case.
 const RULE_MARKS: [&str; 3] = ["kube-", "cni-", "flannel"];
 const FILTERS: [(&str, &str); 2] = [
@@ -34,6 +36,14 @@ struct Link {
     ifname: String,
     #[serde(default)]
     master: String,
+}
+
+#[derive(Deserialize)]
+struct Route {
+    dst: String,
+    /// `unicast` where it is not said.
+    #[serde(rename = "type")]
+    kind: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -66,6 +76,20 @@ impl ClearNetwork<'_> {
         Ok(found)
     }
 
+    /// Routes to pods, on this node and on others, each as `ip route` names it.
+    async fn routes(&self) -> Result<Vec<String>, CommandError> {
+        let arguments = ["-json", "route", "show", "root", POD_NETWORK];
+        let shown = self.output("ip", &arguments).await?;
+        let routes: Vec<Route> = serde_json::from_str(&shown).unwrap_or_default();
+        Ok(routes
+            .into_iter()
+            .map(|route| match route.kind {
+                Some(kind) => format!("{kind} {}", route.dst),
+                None => route.dst,
+            })
+            .collect())
+    }
+
     async fn namespaces(&self) -> Result<Vec<String>, CommandError> {
         let shown = self.output("ip", &["-json", "netns", "list"]).await?;
         let namespaces: Vec<Namespace> = serde_json::from_str(&shown).unwrap_or_default();
@@ -92,6 +116,7 @@ impl ClearNetwork<'_> {
     async fn found(&self) -> Result<Vec<String>, RemoveError> {
         let mut found = self.links().await?;
         found.extend(self.namespaces().await?);
+        found.extend(self.routes().await?);
         for (save, _) in FILTERS {
             if self.filtered(save).await?.is_some() {
                 found.push(format!("rules in {save}"));
@@ -100,15 +125,22 @@ impl ClearNetwork<'_> {
         Ok(found)
     }
 
+    /// Deletes one thing. The kernel takes some away by itself when others go, a moment later, so
+    /// that a refusal counts only if it is still there in the end.
+    async fn delete(&self, arguments: &str) -> Result<(), CommandError> {
+        let invocation = Invocation::new("ip", arguments.split(' '));
+        self.system.commands.run(&invocation).await.map(|_| ())
+    }
+
     async fn clear(&self) -> Result<(), RemoveError> {
         for name in self.namespaces().await? {
-            self.output("ip", &["netns", "delete", &name]).await?;
+            self.delete(&format!("netns delete {name}")).await?;
         }
         for name in self.links().await? {
-            // Deleting one end of a cable deletes the other.
-            if self.links().await?.contains(&name) {
-                self.output("ip", &["link", "delete", &name]).await?;
-            }
+            self.delete(&format!("link delete {name}")).await?;
+        }
+        for route in self.routes().await? {
+            self.delete(&format!("route delete {route}")).await?;
         }
         for (save, restore) in FILTERS {
             if let Some(kept) = self.filtered(save).await? {
@@ -116,7 +148,12 @@ impl ClearNetwork<'_> {
                 self.system.commands.run_ok(&invocation).await?;
             }
         }
-        Ok(())
+        let left = self.found().await?;
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(RemoveError::NetworkLeft { left })
+        }
     }
 }
 
@@ -185,9 +222,23 @@ mod tests {
         machine
             .commands
             .answer("ip -json netns", 0, r#"[{"name":"cni-1"},{"name":"mine"}]"#);
+        machine.commands.answer(
+            "ip -json route show root 10.42.0.0/16",
+            0,
+            r#"[{"dst":"10.42.0.0/24","dev":"eth0"},{"type":"unreachable","dst":"10.42.0.0/16"}]"#,
+        );
         let step = ClearNetwork {
             system: machine.system(),
         };
-        assert_eq!(step.found().await.unwrap(), ["veth1", "cni0", "cni-1"]);
+        assert_eq!(
+            step.found().await.unwrap(),
+            [
+                "veth1",
+                "cni0",
+                "cni-1",
+                "10.42.0.0/24",
+                "unreachable 10.42.0.0/16"
+            ]
+        );
     }
 }

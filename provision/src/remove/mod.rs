@@ -29,6 +29,8 @@ pub(crate) enum RemoveError {
     File(#[from] FileError),
     #[error("some processes of containers do not end: {}", processes.join(", "))]
     StillRunning { processes: Vec<String> },
+    #[error("these cannot be removed from the network: {}", left.join(", "))]
+    NetworkLeft { left: Vec<String> },
 }
 
 impl ExitCoded for RemoveError {

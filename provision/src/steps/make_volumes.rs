@@ -37,7 +37,8 @@ impl MakeVolumes<'_> {
         for directory in &storage.directories {
             let path = storage.path.join(&directory.path);
             match self.stat(&path).await? {
-                Some(found) if found == format!("directory {}:{}", directory.uid, directory.gid) => {}
+                Some(found)
+                    if found == format!("directory {}:{}", directory.uid, directory.gid) => {}
                 Some(found) if !found.starts_with("directory ") => {
                     return Err(MakeVolumesError::NotADirectory { path });
                 }
@@ -60,16 +61,24 @@ impl MakeVolumes<'_> {
                 path: path.to_owned(),
                 source,
             })?;
-        Ok(finished.success().then(|| finished.text().trim().to_owned()))
+        Ok(finished
+            .success()
+            .then(|| finished.text().trim().to_owned()))
     }
 
     async fn make(&self, path: &Path, directory: &VolumeDirectory) -> Result<(), MakeVolumesError> {
         let storage = &self.context.config.storage;
         // Only root walks the way down; a container sees its own leaf through the kubelet's mount.
         let mut parent = storage.path.clone();
-        for part in directory.path.parent().into_iter().flat_map(Path::components) {
+        for part in directory
+            .path
+            .parent()
+            .into_iter()
+            .flat_map(Path::components)
+        {
             parent.push(part);
-            if matches!(self.stat(&parent).await?, Some(found) if !found.starts_with("directory ")) {
+            if matches!(self.stat(&parent).await?, Some(found) if !found.starts_with("directory "))
+            {
                 return Err(MakeVolumesError::NotADirectory { path: parent });
             }
             self.install(&parent, 0, 0).await?;
@@ -103,7 +112,10 @@ impl Step for MakeVolumes<'_> {
     }
 
     fn title(&self) -> String {
-        format!("Make {} volume directories", self.context.config.storage.directories.len())
+        format!(
+            "Make {} volume directories",
+            self.context.config.storage.directories.len()
+        )
     }
 
     async fn check(&self, _: &StepReport<'_>) -> Result<Check<()>, StepFailure> {
@@ -111,7 +123,10 @@ impl Step for MakeVolumes<'_> {
         Ok(if missing.is_empty() {
             Check::Satisfied(())
         } else {
-            let paths: Vec<_> = missing.iter().map(|(path, _)| path.display().to_string()).collect();
+            let paths: Vec<_> = missing
+                .iter()
+                .map(|(path, _)| path.display().to_string())
+                .collect();
             Check::Needed(format!("not there or not theirs: {}", paths.join(", ")))
         })
     }
@@ -149,7 +164,9 @@ mod tests {
         let machine = Machine::fit();
         machine.commands.answer("stat", 0, "directory 998:998\n");
         let config = config();
-        let step = MakeVolumes { context: machine.context(&config) };
+        let step = MakeVolumes {
+            context: machine.context(&config),
+        };
         assert_eq!(step.missing().await.unwrap(), []);
     }
 
@@ -159,7 +176,9 @@ mod tests {
         machine.commands.answer("stat", 1, "");
         machine.commands.answer("install", 0, "");
         let config = config();
-        let step = MakeVolumes { context: machine.context(&config) };
+        let step = MakeVolumes {
+            context: machine.context(&config),
+        };
         let recorder = Recorder::default();
         Runner::new(&recorder, false).run(&step).await.unwrap();
         let made: Vec<_> = machine
@@ -182,7 +201,12 @@ mod tests {
         let machine = Machine::fit();
         machine.commands.answer("stat", 0, "symbolic link 0:0\n");
         let config = config();
-        let step = MakeVolumes { context: machine.context(&config) };
-        assert!(matches!(step.missing().await, Err(MakeVolumesError::NotADirectory { .. })));
+        let step = MakeVolumes {
+            context: machine.context(&config),
+        };
+        assert!(matches!(
+            step.missing().await,
+            Err(MakeVolumesError::NotADirectory { .. })
+        ));
     }
 }

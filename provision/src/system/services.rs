@@ -18,11 +18,13 @@ pub(crate) struct UnitState {
     pub(crate) enabled: String,
     /// How often systemd restarted it by itself since it was started.
     pub(crate) restarts: u32,
+    /// A start or stop that was asked for has not been done yet: what else is said here is old.
+    pub(crate) has_job: bool,
 }
 
 impl UnitState {
     pub(crate) fn is_active(&self) -> bool {
-        self.active == "active"
+        self.active == "active" && !self.has_job
     }
 
     pub(crate) fn is_enabled(&self) -> bool {
@@ -102,7 +104,7 @@ impl Services for Systemd<'_> {
             "systemctl",
             [
                 "show",
-                "--property=ActiveState,SubState,UnitFileState,NRestarts",
+                "--property=ActiveState,SubState,UnitFileState,NRestarts,Job",
                 unit,
             ],
         );
@@ -138,6 +140,7 @@ fn parse_show(text: &str) -> UnitState {
             "ActiveState" => state.active = value.to_owned(),
             "SubState" => state.sub = value.to_owned(),
             "UnitFileState" => state.enabled = value.to_owned(),
+            "Job" => state.has_job = !["", "0"].contains(&value),
             "NRestarts" => state.restarts = value.parse().unwrap_or_default(),
             _ => {}
         }
@@ -242,6 +245,12 @@ mod tests {
         assert_eq!(state.sub, "auto-restart");
         assert_eq!(state.restarts, 7);
         assert!(state.is_enabled() && !state.is_active());
+    }
+
+    #[test]
+    fn an_active_unit_with_a_job_is_the_old_one() {
+        assert!(!parse_show("ActiveState=active\nJob=175\n").is_active());
+        assert!(parse_show("ActiveState=active\nJob=\n").is_active());
     }
 
     #[tokio::test]

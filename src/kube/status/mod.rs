@@ -216,6 +216,6 @@ fn reading(what: &str) -> impl FnOnce(kube::Error) -> KubeError {
     let operation = format!("reading the cluster's {what}");
     move |source| KubeError::Request {
         operation,
-        source: Box::new(source),
+        source: source.into(),
     }
 }

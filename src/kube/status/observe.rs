@@ -71,7 +71,7 @@ fn workload(
         ready,
         desired,
         waiting: match progress {
-            Progress::Ready => None,
+            Progress::Ready | Progress::Unknown => None,
             Progress::Waiting { observed, .. } => Some(observed),
             Progress::Failed { reason } => Some(reason),
         },
