@@ -312,19 +312,15 @@ fn uploads(
     match request.method.as_str() {
         "POST" => {
             let wanted = request.query.get("mount").zip(request.query.get("from"));
-            if let Some((digest, from)) = wanted {
-                if state
+            if let Some((digest, from)) = wanted
+                && state
                     .holds
                     .get(from)
                     .is_some_and(|blobs| blobs.contains(digest))
-                {
-                    state
-                        .holds
-                        .entry(repository.to_owned())
-                        .or_default()
-                        .insert(digest.clone());
-                    return answer(201, "", "");
-                }
+            {
+                let held = state.holds.entry(repository.to_owned()).or_default();
+                held.insert(digest.clone());
+                return answer(201, "", "");
             }
             let id = format!("u{}", state.log.len());
             state.uploads.insert(id.clone(), Vec::new());

@@ -10,12 +10,15 @@ pub mod rust_toolchain;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use oci_distribution::Reference;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::engine::{Engine, EngineError};
 use super::event::{ImageEvent, Reporter};
@@ -28,6 +31,9 @@ use recipe::Recipe;
 
 /// How long a registry may take to answer at all before it counts as out of reach.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How often a base that another run makes is looked for.
+const TURN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A base image cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -250,6 +256,11 @@ impl Bases {
                     image: reference.to_owned(),
                     by: recipe.describe(),
                 });
+                if !refresh && self.has(reference, &tag).await? {
+                    return Ok(tag);
+                }
+                let _turn = self.turn(reference).await?;
+                // Whoever had the turn before may have made it.
                 if refresh || !self.has(reference, &tag).await? {
                     let context = recipe::Kitchen {
                         engine: &self.engine,
@@ -277,6 +288,26 @@ impl Bases {
         };
         self.reachable.insert(registry.to_owned(), answer);
         answer
+    }
+
+    /// Waits until nobody else on this host makes a base image: the machines' image and the components' share theirs.
+    async fn turn(&self, reference: &str) -> Result<File, BaseError> {
+        let path = self.cache.join(".lock");
+        let failed = |source| BaseError::Write {
+            reference: reference.to_owned(),
+            path: path.clone(),
+            source,
+        };
+        std::fs::create_dir_all(&self.cache).map_err(failed)?;
+        let file = File::create(&path).map_err(failed)?;
+        loop {
+            // Given back by the kernel when the file is closed, however this process ends.
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                Err(Errno::WOULDBLOCK) => tokio::time::sleep(TURN_INTERVAL).await,
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
     }
 
     fn client(

@@ -51,16 +51,10 @@ impl Credential {
 /// that cannot be used are.
 pub fn find(registry: &str) -> Result<Option<Credential>, RegistryError> {
     let hub = registry == "docker.io";
-    if hub
-        && let (Some(username), Some(secret)) = (
-            variable("DOCKER_HUB_USERNAME"),
-            variable("DOCKER_HUB_TOKEN"),
-        )
-    {
-        return Ok(Some(Credential::Password {
-            username: username.to_string(),
-            secret,
-        }));
+    let names = ["DOCKER_HUB_USERNAME", "DOCKER_HUB_TOKEN"];
+    if let (true, [Some(username), Some(secret)]) = (hub, names.map(variable)) {
+        let username = username.to_string();
+        return Ok(Some(Credential::Password { username, secret }));
     }
     match docker_credential::get_credential(if hub { DOCKER_HUB_KEY } else { registry }) {
         Ok(DockerCredential::UsernamePassword(username, secret)) => {

@@ -4,12 +4,15 @@
 //! builder. Replacing is a splice of bytes: a build gets exactly the bases that its name was made from, whatever a tag says
 //! by then, and it works with every engine that can build at all.
 
+mod lexer;
+mod scope;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
-use regex::Regex;
+use lexer::{directives, instructions, words};
+use scope::Scope;
 
 /// A Dockerfile does not say what it builds on.
 #[derive(Debug, thiserror::Error)]
@@ -56,17 +59,6 @@ pub struct Dockerfile {
     /// The frontend that a `# syntax=` line asks for.
     pub syntax: Option<ImageUse>,
 }
-
-/// One instruction with its continuation lines joined.
-struct Instruction {
-    text: String,
-    /// For every byte of `text`, where it stands in the file.
-    offsets: Vec<usize>,
-    line: usize,
-}
-
-static HEREDOC: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r#"<<(-?)["']?([A-Za-z_][A-Za-z0-9_.]*)["']?"#).ok());
 
 impl Dockerfile {
     /// Reads and parses `path`; `args` are the build arguments, `platform` fills `TARGETARCH` and its kin.
@@ -205,148 +197,6 @@ impl Dockerfile {
     }
 }
 
-impl Instruction {
-    fn slice(&self, range: &Range<usize>) -> &str {
-        self.text.get(range.clone()).unwrap_or_default()
-    }
-
-    fn image(&self, range: &Range<usize>, reference: String) -> ImageUse {
-        let at = |index: usize| self.offsets.get(index).copied().unwrap_or_default();
-        // The end is one past the last byte, which a continuation line may separate from the next one.
-        let span = at(range.start)..at(range.end.saturating_sub(1)) + 1;
-        ImageUse {
-            reference,
-            span,
-            line: self.line,
-        }
-    }
-}
-
-/// The `# syntax=` and `# escape=` lines, which only count before anything else.
-fn directives(text: &str) -> (Option<ImageUse>, char) {
-    let mut syntax = None;
-    let mut escape = '\\';
-    let mut offset = if text.starts_with('\u{feff}') { 3 } else { 0 };
-    for (index, line) in text
-        .get(offset..)
-        .unwrap_or_default()
-        .split_inclusive('\n')
-        .enumerate()
-    {
-        let Some((key, value)) = line
-            .trim_start()
-            .strip_prefix('#')
-            .and_then(|rest| rest.split_once('='))
-        else {
-            break;
-        };
-        match key.trim().to_ascii_lowercase().as_str() {
-            "syntax" if syntax.is_none() => {
-                let value = value.trim();
-                let start = offset + line.rfind(value).unwrap_or_default();
-                let span = start..start + value.len();
-                syntax = Some(ImageUse {
-                    reference: value.to_owned(),
-                    span,
-                    line: index + 1,
-                });
-            }
-            "escape" if value.trim() == "`" => escape = '`',
-            "escape" | "check" => {}
-            _ => break,
-        }
-        offset += line.len();
-    }
-    (syntax, escape)
-}
-
-/// Splits a file into instructions: comments dropped, continuations joined, bodies of here-documents skipped.
-fn instructions(text: &str, escape: char) -> Vec<Instruction> {
-    let mut result: Vec<Instruction> = Vec::new();
-    let mut current: Option<Instruction> = None;
-    let mut heredocs: Vec<(bool, String)> = Vec::new();
-    let mut offset = 0;
-    for (index, raw) in text.split_inclusive('\n').enumerate() {
-        let start = offset;
-        offset += raw.len();
-        let line = raw.trim_end_matches(['\n', '\r']);
-        if let Some((dash, delimiter)) = heredocs.first() {
-            let body = if *dash {
-                line.trim_start_matches('\t')
-            } else {
-                line
-            };
-            if body == delimiter {
-                heredocs.remove(0);
-            }
-            continue;
-        }
-        let trimmed = line.trim_start_matches('\u{feff}').trim_start();
-        if trimmed.starts_with('#') || (trimmed.is_empty() && current.is_some()) {
-            continue;
-        }
-        let body = line.trim_end();
-        let continued = body.ends_with(escape);
-        let body = if continued {
-            body.strip_suffix(escape).unwrap_or(body)
-        } else {
-            body
-        };
-        let instruction = current.get_or_insert_with(|| Instruction {
-            text: String::new(),
-            offsets: Vec::new(),
-            line: index + 1,
-        });
-        instruction.text.push_str(body);
-        instruction.offsets.extend(start..start + body.len());
-        if !continued {
-            let finished = current.take();
-            if let Some(instruction) =
-                finished.filter(|instruction| !instruction.text.trim().is_empty())
-            {
-                heredocs = heredoc_delimiters(&instruction.text);
-                result.push(instruction);
-            }
-        }
-    }
-    result.extend(current);
-    result
-}
-
-fn heredoc_delimiters(instruction: &str) -> Vec<(bool, String)> {
-    let keyword = instruction
-        .split_whitespace()
-        .next()
-        .unwrap_or_default()
-        .to_ascii_uppercase();
-    let (Some(heredoc), "RUN" | "COPY" | "ADD") = (HEREDOC.as_ref(), keyword.as_str()) else {
-        return Vec::new();
-    };
-    let captures = heredoc.captures_iter(instruction);
-    captures
-        .map(|found| (!found[1].is_empty(), found[2].to_owned()))
-        .collect()
-}
-
-/// Byte ranges of the blank-separated words.
-fn words(text: &str) -> Vec<Range<usize>> {
-    let mut words = Vec::new();
-    let mut start = None;
-    for (index, character) in text.char_indices() {
-        let blank = character.is_whitespace() || character == '\u{feff}';
-        match (blank, start) {
-            (false, None) => start = Some(index),
-            (true, Some(begin)) => {
-                words.push(begin..index);
-                start = None;
-            }
-            _ => {}
-        }
-    }
-    words.extend(start.map(|begin| begin..text.len()));
-    words
-}
-
 /// Where the value of `--from=` or of `from=` inside `--mount=` stands.
 fn from_flag(text: &str, flag: &Range<usize>) -> Option<Range<usize>> {
     let word = text.get(flag.clone())?;
@@ -370,87 +220,6 @@ fn unquote(word: &str) -> &str {
             .and_then(|rest: &str| rest.strip_suffix(quote))
     };
     inner('"').or_else(|| inner('\'')).unwrap_or(word)
-}
-
-/// Arguments that FROM may use.
-struct Scope<'args> {
-    given: &'args BTreeMap<String, String>,
-    known: BTreeMap<String, String>,
-}
-
-impl<'args> Scope<'args> {
-    fn new(given: &'args BTreeMap<String, String>, platform: &str) -> Self {
-        let mut parts = platform.split('/');
-        let (os, arch, variant) = (parts.next(), parts.next(), parts.next());
-        let mut known = BTreeMap::new();
-        for side in ["TARGET", "BUILD"] {
-            known.insert(format!("{side}PLATFORM"), platform.to_owned());
-            known.insert(format!("{side}OS"), os.unwrap_or_default().to_owned());
-            known.insert(format!("{side}ARCH"), arch.unwrap_or_default().to_owned());
-            known.insert(
-                format!("{side}VARIANT"),
-                variant.unwrap_or_default().to_owned(),
-            );
-        }
-        Self { given, known }
-    }
-
-    fn declare(&mut self, word: &str) -> Result<(), String> {
-        let (name, default) = match word.split_once('=') {
-            Some((name, default)) => (name, Some(self.expand(unquote(default))?)),
-            None => (word, None),
-        };
-        if let Some(value) = self.given.get(name).cloned().or(default) {
-            self.known.insert(name.to_owned(), value);
-        }
-        Ok(())
-    }
-
-    /// Fills in `$NAME`, `${NAME}`, `${NAME:-default}` and `${NAME:+value}`.
-    fn expand(&self, word: &str) -> Result<String, String> {
-        let mut result = String::new();
-        let mut rest = word;
-        while let Some((before, after)) = rest.split_once('$') {
-            result.push_str(before);
-            let (name, operation, tail) = match after.strip_prefix('{') {
-                Some(braced) => {
-                    let (inner, tail) = braced
-                        .split_once('}')
-                        .ok_or_else(|| format!("`{word}` has no closing brace"))?;
-                    let end = inner.find(|c: char| !is_name(c)).unwrap_or(inner.len());
-                    let (name, operation) = inner.split_at(end);
-                    (name, operation, tail)
-                }
-                None => {
-                    let end = after.find(|c: char| !is_name(c)).unwrap_or(after.len());
-                    let (name, tail) = after.split_at(end);
-                    (name, "", tail)
-                }
-            };
-            let value = self.known.get(name).map(String::as_str).unwrap_or_default();
-            match operation.split_at_checked(2) {
-                None if operation.is_empty() => result.push_str(value),
-                Some((":-", default)) if value.is_empty() => {
-                    result.push_str(&self.expand(default)?)
-                }
-                Some((":-", _)) => result.push_str(value),
-                Some((":+", other)) if !value.is_empty() => result.push_str(&self.expand(other)?),
-                Some((":+", _)) => {}
-                _ => {
-                    return Err(format!(
-                        "`{word}`: only ${{NAME}}, ${{NAME:-default}} and ${{NAME:+value}} are known"
-                    ));
-                }
-            }
-            rest = tail;
-        }
-        result.push_str(rest);
-        Ok(result)
-    }
-}
-
-fn is_name(character: char) -> bool {
-    character.is_ascii_alphanumeric() || character == '_'
 }
 
 #[cfg(test)]

@@ -1,0 +1,325 @@
+//! The [`super::Registry`] that speaks HTTP: connections, authorisation, errors. The requests themselves are in [`requests`].
+
+mod endpoint;
+mod requests;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::{RequestBuilder, Response};
+use tokio::sync::Mutex;
+use url::Url;
+
+pub use endpoint::Endpoint;
+use endpoint::is_loopback;
+
+use super::auth::{Authorization, State, TokenSource, advice};
+use super::credentials::Credential;
+use super::meter::Meter;
+use super::{RegistryError, Session};
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a registry may stay silent.
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A registry over HTTP.
+pub struct HttpRegistry {
+    client: reqwest::Client,
+    endpoint: Endpoint,
+    credential: Option<Credential>,
+    meter: Arc<Meter>,
+    state: Mutex<State>,
+    /// The repositories of this run, for one token that serves them all.
+    push_scopes: BTreeSet<String>,
+}
+
+impl HttpRegistry {
+    /// A client of `endpoint`. `repositories` are those that the run may push to.
+    pub fn new(
+        endpoint: Endpoint,
+        credential: Option<Credential>,
+        repositories: impl IntoIterator<Item = String>,
+        meter: Arc<Meter>,
+    ) -> Result<Self, RegistryError> {
+        // Taken already when another part of the program was first; both choose the same provider.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("orch/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT);
+        if is_loopback(&endpoint.url) {
+            builder = builder.no_proxy();
+        }
+        let client = builder.build().map_err(|source| RegistryError::Connect {
+            operation: "preparing the HTTP client".to_owned(),
+            host: endpoint.host(),
+            source,
+        })?;
+        let actions = if credential.is_some() {
+            "pull,push"
+        } else {
+            "pull"
+        };
+        let push_scopes = repositories
+            .into_iter()
+            .map(|name| format!("repository:{name}:{actions}"))
+            .collect();
+        Ok(Self {
+            client,
+            endpoint,
+            credential,
+            meter,
+            state: Mutex::default(),
+            push_scopes,
+        })
+    }
+
+    /// Does a registry answer within `timeout`? Any answer counts, 401 included.
+    pub async fn answers(&self, timeout: Duration) -> bool {
+        let Ok(url) = self.endpoint.url.join("v2/") else {
+            return false;
+        };
+        self.meter.request();
+        match self.client.get(url).timeout(timeout).send().await {
+            Ok(response) => response
+                .headers()
+                .contains_key("docker-distribution-api-version"),
+            Err(_) => false,
+        }
+    }
+
+    fn url(&self, repository: &str, rest: &str) -> Result<Url, RegistryError> {
+        let path = format!("v2/{repository}/{rest}");
+        self.endpoint
+            .url
+            .join(&path)
+            .map_err(|error| RegistryError::Protocol {
+                operation: format!("asking for {path}"),
+                reason: error.to_string(),
+            })
+    }
+
+    fn token_source(&self) -> TokenSource<'_> {
+        TokenSource {
+            client: &self.client,
+            credential: self.credential.as_ref(),
+            meter: &self.meter,
+            host: self.endpoint.url.host_str().unwrap_or_default(),
+        }
+    }
+
+    /// Sends what `build` makes, with whatever authorisation the registry wants. `build` may be called twice.
+    async fn send(
+        &self,
+        operation: &str,
+        repository: &str,
+        build: impl Fn() -> Result<RequestBuilder, RegistryError> + Send + Sync,
+    ) -> Result<Response, RegistryError> {
+        let source = self.token_source();
+        let mut state = self.state.lock().await;
+        if !state.asked {
+            for scope in &self.push_scopes {
+                state.want(scope.clone());
+            }
+            let response = self.execute(operation, build()?).await?;
+            if response.status() != 401 {
+                state.asked = true;
+                return Ok(response);
+            }
+            if !state.challenged(response.headers()) {
+                return Err(self.denied(operation, response).await);
+            }
+        }
+        let prefix = format!("repository:{repository}:");
+        if !self
+            .push_scopes
+            .iter()
+            .any(|scope| scope.starts_with(&prefix))
+        {
+            state.want(format!("{prefix}pull"));
+        }
+        let authorization = state.authorization(&source).await?;
+        drop(state);
+        let response = self
+            .execute(operation, authorize(build()?, &authorization))
+            .await?;
+        if response.status() != 401 {
+            return Ok(response);
+        }
+        // The token expired on the way, or it did not cover this repository.
+        let mut state = self.state.lock().await;
+        if !state.challenged(response.headers()) {
+            return Err(self.denied(operation, response).await);
+        }
+        let authorization = state.authorization(&source).await?;
+        drop(state);
+        let response = self
+            .execute(operation, authorize(build()?, &authorization))
+            .await?;
+        if response.status() == 401 {
+            Err(self.denied(operation, response).await)
+        } else {
+            Ok(response)
+        }
+    }
+
+    async fn execute(
+        &self,
+        operation: &str,
+        request: RequestBuilder,
+    ) -> Result<Response, RegistryError> {
+        self.meter.request();
+        request.send().await.map_err(|source| {
+            let (operation, host) = (operation.to_owned(), self.endpoint.host());
+            let source = source.without_url();
+            if source.is_connect() {
+                RegistryError::Connect {
+                    operation,
+                    host,
+                    source,
+                }
+            } else {
+                RegistryError::Interrupted {
+                    operation,
+                    host,
+                    source,
+                }
+            }
+        })
+    }
+
+    async fn denied(&self, operation: &str, response: Response) -> RegistryError {
+        let status = response.status();
+        let message = error_message(response).await;
+        RegistryError::Denied {
+            operation: operation.to_owned(),
+            host: self.endpoint.host(),
+            reason: format!("{} {message}", status.as_u16())
+                .trim_end()
+                .to_owned(),
+            advice: advice(self.credential.as_ref()),
+        }
+    }
+
+    /// The answer if its status is one of `expected`, otherwise the error it stands for.
+    async fn expect(
+        &self,
+        operation: &str,
+        response: Response,
+        expected: &[u16],
+    ) -> Result<Response, RegistryError> {
+        let status = response.status().as_u16();
+        if expected.contains(&status) {
+            return Ok(response);
+        }
+        if status == 403 {
+            return Err(self.denied(operation, response).await);
+        }
+        Err(status_error(operation.to_owned(), response).await)
+    }
+
+    fn session(
+        &self,
+        operation: &str,
+        repository: &str,
+        headers: &HeaderMap,
+    ) -> Result<Session, RegistryError> {
+        let protocol = |reason: &str| RegistryError::Protocol {
+            operation: operation.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
+        let location = location
+            .ok_or_else(|| protocol("the registry opened an upload without saying where"))?;
+        let location =
+            self.endpoint.url.join(location).map_err(|_| {
+                protocol("the registry opened an upload at something that is no URL")
+            })?;
+        // A registry that answers over TLS does not get to move a layer, or the token with it, to a plain connection.
+        if self.endpoint.url.scheme() == "https" && location.scheme() != "https" {
+            return Err(protocol("the registry wants to continue without TLS"));
+        }
+        Ok(Session {
+            location,
+            repository: repository.to_owned(),
+        })
+    }
+}
+
+fn authorize(request: RequestBuilder, authorization: &Authorization) -> RequestBuilder {
+    match authorization {
+        Authorization::None => request,
+        Authorization::Basic(username, secret) => {
+            request.basic_auth(username.as_str(), Some(secret.as_str()))
+        }
+        Authorization::Bearer(token) => request.bearer_auth(token.as_str()),
+    }
+}
+
+/// The error that an unexpected answer stands for.
+pub(super) async fn status_error(operation: String, response: Response) -> RegistryError {
+    let status = response.status().as_u16();
+    let header = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned);
+    let retry_after = header
+        .and_then(|value| value.trim().parse().ok())
+        .map(Duration::from_secs);
+    RegistryError::Status {
+        operation,
+        status,
+        message: error_message(response).await,
+        retry_after,
+    }
+}
+
+/// The codes and messages of the distribution specification's error body, or the status in words.
+async fn error_message(response: Response) -> String {
+    #[derive(serde::Deserialize)]
+    struct Errors {
+        errors: Vec<Problem>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Problem {
+        code: Option<String>,
+        message: Option<String>,
+    }
+    let words = response
+        .status()
+        .canonical_reason()
+        .unwrap_or_default()
+        .to_owned();
+    let Ok(body) = read_limited(response, 64 * 1024).await else {
+        return words;
+    };
+    let Ok(parsed) = serde_json::from_slice::<Errors>(&body) else {
+        return words;
+    };
+    let problems = parsed.errors.into_iter().map(|problem| {
+        [problem.code, problem.message]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(": ")
+    });
+    let joined = problems.collect::<Vec<_>>().join("; ");
+    if joined.is_empty() { words } else { joined }
+}
+
+async fn read_limited(mut response: Response, limit: usize) -> Result<Bytes, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        body.extend_from_slice(&chunk);
+        if body.len() > limit {
+            body.truncate(limit);
+            break;
+        }
+    }
+    Ok(body.into())
+}

@@ -1,0 +1,304 @@
+//! The distribution specification's requests, one method each.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use oci_distribution::manifest::{
+    IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE,
+    OCI_IMAGE_MEDIA_TYPE,
+};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
+use reqwest::{Method, RequestBuilder};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio_util::io::ReaderStream;
+
+use super::{HttpRegistry, read_limited};
+use crate::images::hash::Sha256Digest;
+use crate::images::registry::meter::Meter;
+use crate::images::registry::{
+    Blob, BlobSource, Mount, RawManifest, Registry, RegistryError, Session,
+};
+
+/// How much of a layer is read ahead of the socket.
+const READ_BUFFER: usize = 256 * 1024;
+/// The largest manifest the distribution specification asks registries to take, in bytes.
+const MANIFEST_LIMIT: usize = 4 * 1024 * 1024;
+/// Media type of a blob in transit.
+const OCTETS: &str = "application/octet-stream";
+/// Digest of a manifest.
+const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
+
+/// `length` bytes of a blob from `offset`, opened when the connection asks for them and counted as they leave.
+fn body(blob: &Blob, offset: u64, length: u64, meter: Arc<Meter>) -> reqwest::Body {
+    let progress = blob.progress.clone();
+    let count = move |chunk: &std::io::Result<Bytes>| {
+        let bytes = chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        meter.sent(bytes);
+        if let Some(progress) = &progress {
+            progress(bytes);
+        }
+    };
+    match blob.source.clone() {
+        BlobSource::Memory(bytes) => {
+            let start = usize::try_from(offset)
+                .unwrap_or(usize::MAX)
+                .min(bytes.len());
+            let end = start
+                .saturating_add(usize::try_from(length).unwrap_or(usize::MAX))
+                .min(bytes.len());
+            let stream = futures::stream::iter([Ok::<_, std::io::Error>(bytes.slice(start..end))]);
+            reqwest::Body::wrap_stream(stream.inspect(count))
+        }
+        BlobSource::File(path) => {
+            let open = async move {
+                let mut file = tokio::fs::File::open(path).await?;
+                file.seek(std::io::SeekFrom::Start(offset)).await?;
+                Ok::<_, std::io::Error>(ReaderStream::with_capacity(file.take(length), READ_BUFFER))
+            };
+            reqwest::Body::wrap_stream(futures::stream::once(open).try_flatten().inspect(count))
+        }
+    }
+}
+
+fn accept(request: RequestBuilder) -> RequestBuilder {
+    let types = [
+        OCI_IMAGE_MEDIA_TYPE,
+        OCI_IMAGE_INDEX_MEDIA_TYPE,
+        IMAGE_MANIFEST_MEDIA_TYPE,
+        IMAGE_MANIFEST_LIST_MEDIA_TYPE,
+    ];
+    types.iter().fold(request, |request, media_type| {
+        request.header(ACCEPT, *media_type)
+    })
+}
+
+fn digest_header(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?;
+    value
+        .strip_prefix("sha256:")
+        .filter(|hex| hex.len() == 64)
+        .map(|_| value.to_owned())
+}
+
+#[async_trait]
+impl Registry for HttpRegistry {
+    async fn head_manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<String>, RegistryError> {
+        let operation = format!("looking for {repository} {reference}");
+        let url = self.url(repository, &format!("manifests/{reference}"))?;
+        let response = self
+            .send(&operation, repository, || {
+                Ok(accept(self.client.head(url.clone())))
+            })
+            .await?;
+        if response.status() == 404 {
+            return Ok(None);
+        }
+        let response = self.expect(&operation, response, &[200]).await?;
+        match digest_header(response.headers()) {
+            Some(digest) => Ok(Some(digest)),
+            // Optional in the specification: the manifest itself has to be hashed then.
+            None => Ok(self
+                .get_manifest(repository, reference)
+                .await?
+                .map(|manifest| manifest.digest())),
+        }
+    }
+
+    async fn get_manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<RawManifest>, RegistryError> {
+        let operation = format!("getting {repository} {reference}");
+        let url = self.url(repository, &format!("manifests/{reference}"))?;
+        let response = self
+            .send(&operation, repository, || {
+                Ok(accept(self.client.get(url.clone())))
+            })
+            .await?;
+        if response.status() == 404 {
+            return Ok(None);
+        }
+        let response = self.expect(&operation, response, &[200]).await?;
+        let header = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
+        let media_type = header.unwrap_or(OCI_IMAGE_MEDIA_TYPE).to_owned();
+        let bytes = read_limited(response, MANIFEST_LIMIT)
+            .await
+            .map_err(|source| RegistryError::Interrupted {
+                operation: operation.clone(),
+                host: self.endpoint.host(),
+                source,
+            })?;
+        if reference.starts_with("sha256:") && Sha256Digest::of(&bytes).to_string() != reference {
+            let reason = format!(
+                "the registry's answer has digest {}",
+                Sha256Digest::of(&bytes)
+            );
+            return Err(RegistryError::Protocol { operation, reason });
+        }
+        Ok(Some(RawManifest { media_type, bytes }))
+    }
+
+    async fn put_manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+        manifest: &RawManifest,
+    ) -> Result<(), RegistryError> {
+        let operation = format!("storing {repository} {reference}");
+        let url = self.url(repository, &format!("manifests/{reference}"))?;
+        let build = || {
+            self.meter.sent(manifest.bytes.len() as u64);
+            let request = self
+                .client
+                .put(url.clone())
+                .header(CONTENT_TYPE, &manifest.media_type);
+            Ok(request.body(manifest.bytes.clone()))
+        };
+        let response = self.send(&operation, repository, build).await?;
+        let response = self.expect(&operation, response, &[200, 201, 202]).await?;
+        match digest_header(response.headers()) {
+            Some(stored) if stored != manifest.digest() => Err(RegistryError::Protocol {
+                operation,
+                reason: format!(
+                    "the registry stored {stored} where {} was sent",
+                    manifest.digest()
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn head_blob(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
+        let operation = format!("looking for blob {digest} in {repository}");
+        let url = self.url(repository, &format!("blobs/{digest}"))?;
+        let response = self
+            .send(&operation, repository, || Ok(self.client.head(url.clone())))
+            .await?;
+        if response.status() == 404 {
+            return Ok(false);
+        }
+        self.expect(&operation, response, &[200])
+            .await
+            .map(|_| true)
+    }
+
+    async fn mount_blob(
+        &self,
+        repository: &str,
+        digest: &str,
+        from: &str,
+    ) -> Result<Mount, RegistryError> {
+        let operation = format!("taking blob {digest} over from {from} into {repository}");
+        let mut url = self.url(repository, "blobs/uploads/")?;
+        url.query_pairs_mut()
+            .append_pair("mount", digest)
+            .append_pair("from", from);
+        let build = || Ok(self.client.post(url.clone()).header(CONTENT_LENGTH, 0));
+        let response = self.send(&operation, repository, build).await?;
+        let response = self.expect(&operation, response, &[201, 202]).await?;
+        if response.status() == 201 {
+            return Ok(Mount::Mounted);
+        }
+        Ok(Mount::Session(self.session(
+            &operation,
+            repository,
+            response.headers(),
+        )?))
+    }
+
+    async fn start_upload(&self, repository: &str) -> Result<Session, RegistryError> {
+        let operation = format!("opening an upload to {repository}");
+        let url = self.url(repository, "blobs/uploads/")?;
+        let build = || Ok(self.client.post(url.clone()).header(CONTENT_LENGTH, 0));
+        let response = self.send(&operation, repository, build).await?;
+        let response = self.expect(&operation, response, &[202]).await?;
+        self.session(&operation, repository, response.headers())
+    }
+
+    async fn patch_upload(
+        &self,
+        session: &Session,
+        blob: &Blob,
+        offset: u64,
+        length: u64,
+    ) -> Result<Session, RegistryError> {
+        let operation = format!("sending blob {} to {}", blob.digest, session.repository);
+        let range = format!("{offset}-{}", (offset + length).saturating_sub(1));
+        let build = || {
+            let request = self.client.request(Method::PATCH, session.location.clone());
+            let request = request
+                .header(CONTENT_TYPE, OCTETS)
+                .header(CONTENT_LENGTH, length);
+            let body = body(blob, offset, length, Arc::clone(&self.meter));
+            Ok(request.header(CONTENT_RANGE, &range).body(body))
+        };
+        let response = self.send(&operation, &session.repository, build).await?;
+        let response = self.expect(&operation, response, &[202]).await?;
+        self.session(&operation, &session.repository, response.headers())
+    }
+
+    async fn upload_status(
+        &self,
+        session: &Session,
+    ) -> Result<Option<(Session, u64)>, RegistryError> {
+        let operation = format!(
+            "asking {} how much of an upload arrived",
+            session.repository
+        );
+        let build = || Ok(self.client.get(session.location.clone()));
+        let response = self.send(&operation, &session.repository, build).await?;
+        if response.status() == 404 {
+            return Ok(None);
+        }
+        let response = self.expect(&operation, response, &[204]).await?;
+        let range = response
+            .headers()
+            .get(RANGE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("0-0");
+        let last: u64 = range
+            .rsplit('-')
+            .next()
+            .and_then(|last| last.parse().ok())
+            .unwrap_or_default();
+        // `0-0` stands for nothing as well as for one byte; nothing is the safe reading.
+        let received = if last == 0 { 0 } else { last + 1 };
+        Ok(Some((
+            self.session(&operation, &session.repository, response.headers())?,
+            received,
+        )))
+    }
+
+    async fn finish_upload(
+        &self,
+        session: &Session,
+        blob: &Blob,
+        with_body: bool,
+    ) -> Result<(), RegistryError> {
+        let operation = format!("completing blob {} in {}", blob.digest, session.repository);
+        let mut url = session.location.clone();
+        url.query_pairs_mut().append_pair("digest", &blob.digest);
+        let build = || {
+            let request = self.client.put(url.clone()).header(CONTENT_TYPE, OCTETS);
+            if !with_body {
+                return Ok(request.header(CONTENT_LENGTH, 0));
+            }
+            let body = body(blob, 0, blob.size, Arc::clone(&self.meter));
+            Ok(request.header(CONTENT_LENGTH, blob.size).body(body))
+        };
+        let response = self.send(&operation, &session.repository, build).await?;
+        self.expect(&operation, response, &[201, 204])
+            .await
+            .map(|_| ())
+    }
+}
