@@ -128,15 +128,7 @@ pub(super) async fn prepare(
     if provider == Provider::Docker {
         publish::node_image(context, Arc::clone(step) as Arc<dyn Reporter>).await?;
         let resources = context.resources();
-        let removed = resources
-            .remove_strays(&context.vagrant().docker_ids())
-            .await
-            .exit(Exit::Machine, "clearing what an earlier run left")?;
-        for node in removed {
-            step.say(&format!(
-                "removed the container of {node} that an earlier run left"
-            ));
-        }
+        clear_strays(context, step).await?;
         let names: Vec<_> = config
             .nodes
             .iter()
@@ -152,6 +144,22 @@ pub(super) async fn prepare(
             .exit(Exit::Machine, "making the cluster's network")?;
     }
     Ok(prepared)
+}
+
+/// Removes what a killed run left of this project's machines.
+pub(super) async fn clear_strays(context: &Context, step: &Step) -> anyhow::Result<()> {
+    let known = context.vagrant().docker_ids();
+    let removed = context
+        .resources()
+        .remove_strays(&known, context.project.root())
+        .await
+        .exit(Exit::Machine, "clearing what an earlier run left")?;
+    for node in removed {
+        step.say(&format!(
+            "removed the container of {node} that an earlier run left"
+        ));
+    }
+    Ok(())
 }
 
 /// `orch machines prepare`: called by the Vagrantfile, on a host that nobody may have looked at yet.

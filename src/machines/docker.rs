@@ -3,7 +3,9 @@
 //!
 //! Everything carries [`CLUSTER_LABEL`]; nothing without it is ever touched.
 
-use super::{CLUSTER_LABEL, MachineError, NODE_LABEL};
+use std::path::Path;
+
+use super::{CLUSTER_LABEL, MachineError, NODE_LABEL, PROJECT_LABEL};
 use crate::process::{Program, RunError};
 
 /// The engine's things of one cluster.
@@ -71,10 +73,26 @@ impl ClusterResources {
 
     /// Removes node containers that Vagrant does not know: a run that was killed between `docker
     /// run` and Vagrant's note of it. Their node state goes with them, the cluster's data stays.
-    pub async fn remove_strays(&self, known: &[String]) -> Result<Vec<String>, MachineError> {
+    /// Another project's cluster of the same name is an error.
+    pub async fn remove_strays(
+        &self,
+        known: &[String],
+        project: &Path,
+    ) -> Result<Vec<String>, MachineError> {
         let mut removed = Vec::new();
         for line in self.node_containers().await? {
-            let (id, node) = line.split_once(' ').unwrap_or((&line, ""));
+            let mut fields = line.splitn(3, ' ');
+            let (id, node) = (
+                fields.next().unwrap_or_default(),
+                fields.next().unwrap_or_default(),
+            );
+            let owner = fields.next().unwrap_or_default();
+            if Path::new(owner) != project {
+                return Err(MachineError::OtherProject {
+                    cluster: self.cluster.clone(),
+                    project: owner.to_owned(),
+                });
+            }
             if known.iter().any(|known| known == id) {
                 continue;
             }
@@ -94,9 +112,11 @@ impl ClusterResources {
         Ok(removed)
     }
 
-    /// `<id> <node>` of every node container, running or not.
+    /// `<id> <node> <project>` of every node container, running or not.
     async fn node_containers(&self) -> Result<Vec<String>, MachineError> {
-        let format = format!("{{{{.ID}}}} {{{{.Label \"{NODE_LABEL}\"}}}}");
+        let format = format!(
+            "{{{{.ID}}}} {{{{.Label \"{NODE_LABEL}\"}}}} {{{{.Label \"{PROJECT_LABEL}\"}}}}"
+        );
         let arguments = [
             "--all",
             "--no-trunc",
