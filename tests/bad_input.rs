@@ -46,7 +46,7 @@ fn a_wrong_orch_yaml_names_file_line_and_column() {
     let folder = project(&CLUSTER.replace("role: agent", "role: agnet"));
     let (code, text) = refused(&orch(folder.path(), &["create"]));
     assert_eq!(code, 3, "{text}");
-    assert!(text.contains("orch.yaml:6:18: "), "{text}");
+    assert!(text.contains("orch.yaml:6:25: "), "{text}");
     assert!(text.contains("agnet"), "{text}");
     assert!(
         !folder.path().join(".orch").exists(),
