@@ -1,5 +1,6 @@
 //! The image pipeline with this cluster's settings: `orch images`, and the images step of `create`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Context;
@@ -17,14 +18,19 @@ use crate::ui::Step;
 /// The folder under Dockerfiles/ that the docker provider's machines are made from.
 const NODE_COMPONENT: &str = "node";
 
+/// The cluster's `images.lock`: committed for the project's main cluster, state for any other.
+pub(super) fn lock_file(context: &Context) -> PathBuf {
+    let folder = if context.project.is_default() {
+        context.project.root().to_owned()
+    } else {
+        context.project.state()
+    };
+    folder.join("images.lock")
+}
+
 fn settings(context: &Context) -> ImageSettings {
     let config = &context.config;
     let cache = context.project.cache();
-    let lock = if context.project.is_default() {
-        context.project.root().join("images.lock")
-    } else {
-        context.project.state().join("images.lock")
-    };
     ImageSettings {
         dockerfiles: context.path(&config.dockerfiles),
         manifests: config
@@ -32,7 +38,7 @@ fn settings(context: &Context) -> ImageSettings {
             .iter()
             .map(|stack| context.path(&stack.manifests))
             .collect(),
-        lock,
+        lock: lock_file(context),
         cache: cache.join("images"),
         bases: cache.join("bases"),
         namespace: config.registry.namespace.clone().or_else(|| {
