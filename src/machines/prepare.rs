@@ -158,7 +158,7 @@ fn node_config(request: &Request<'_>, wanted: &WantedNode, name: NodeName) -> No
             } else {
                 Vec::new()
             },
-            kubelet_args: Vec::new(),
+            kubelet_args: kubelet_args(request.provider),
             environment: BTreeMap::new(),
         },
         artifacts: Artifacts {
@@ -199,6 +199,19 @@ fn node_config(request: &Request<'_>, wanted: &WantedNode, name: NodeName) -> No
         },
         join: Join::default(),
         timeouts: Timeouts::default(),
+    }
+}
+
+/// A container's disk is the host's: how full that is says nothing of the node, and a kubelet that
+/// deletes images because the host's other files fill it takes away the very ones that pods need.
+fn kubelet_args(provider: Provider) -> Vec<String> {
+    match provider {
+        Provider::Docker => vec![
+            "image-gc-high-threshold=100".to_owned(),
+            "eviction-hard=memory.available<100Mi,nodefs.available<1%,imagefs.available<1%"
+                .to_owned(),
+        ],
+        Provider::Virtualbox | Provider::Libvirt => Vec::new(),
     }
 }
 
