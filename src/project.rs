@@ -18,7 +18,8 @@ impl Project {
     /// `file` is the `orch.yaml` in use; the folder it lies in is the root.
     pub fn new(file: &Path, cluster: &str) -> std::io::Result<Self> {
         let file = std::path::absolute(file)?;
-        let root = file.parent().unwrap_or(Path::new("/")).to_owned();
+        // Without links: the Vagrantfile names the same folder that way.
+        let root = std::fs::canonicalize(file.parent().unwrap_or(Path::new("/")))?;
         Ok(Self {
             root,
             file,

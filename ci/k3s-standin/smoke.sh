@@ -89,7 +89,8 @@ refused() {
     say "ok: refused: $2"
 }
 
-image=$(docker build --quiet "$here/../../Dockerfiles/node")
+# NODE_IMAGE: one that is built already, where its base cannot be pulled.
+image=${NODE_IMAGE:-$(docker build --quiet "$here/../../Dockerfiles/node")}
 docker network create "$name" >/dev/null
 start_machine "$server"
 start_machine "$agent"

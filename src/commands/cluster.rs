@@ -29,6 +29,13 @@ pub(super) async fn destroy(context: &Context) -> anyhow::Result<()> {
     if uses_docker {
         doctor::engine(context).await?;
     }
+    if uses_docker {
+        context
+            .resources()
+            .kill_nodes()
+            .await
+            .exit(Exit::Machine, "ending the machines")?;
+    }
     if vagrant.has_machines() {
         vagrant
             .destroy(|event| machines::relay(&step, event))

@@ -1,6 +1,6 @@
 //! `orch doctor`, and the preflight of the commands that need a ready host.
 
-use super::Context;
+use super::{Context, machines};
 use crate::exit::{Exit, WithExit as _};
 use crate::host::{Finding, Privilege, Requirement};
 use crate::machines::Provider;
@@ -35,27 +35,34 @@ fn requirements(context: &Context, with_ports: bool) -> Vec<Requirement> {
         Provider::Docker => {}
     }
     if with_ports {
-        let ports = &context.config.ports;
-        let forwards = ports
-            .forward
-            .iter()
-            .map(|f| (f.host, "ports.forward".to_owned()));
-        list.push(Requirement::PortsFree(
-            std::iter::once((ports.api, "ports.api".to_owned()))
-                .chain(forwards)
-                .collect(),
-        ));
+        list.push(ports(context));
     }
     list
+}
+
+fn ports(context: &Context) -> Requirement {
+    let ports = &context.config.ports;
+    let forwards = ports
+        .forward
+        .iter()
+        .map(|forward| (forward.host, "ports.forward".to_owned()));
+    let api = std::iter::once((ports.api, "ports.api".to_owned()));
+    Requirement::PortsFree(api.chain(forwards).collect())
+}
+
+/// Whether the ports have to be free: machines of this cluster hold them themselves.
+async fn ports_matter(context: &Context) -> bool {
+    let has_containers = context.provider() == Provider::Docker
+        && context.resources().has_nodes().await.unwrap_or(false);
+    !has_containers && !context.vagrant().has_machines()
 }
 
 /// Checks and mends the host, as the first step of other commands.
 pub(super) async fn preflight(context: &Context) -> anyhow::Result<()> {
     let step = context.ui.step("preflight");
     let privilege = Privilege::detect();
-    let with_ports = !context.vagrant().has_machines();
     let mut fixed = Vec::new();
-    for requirement in requirements(context, with_ports) {
+    for requirement in requirements(context, false) {
         let failing = || format!("this host is not ready: {}", requirement.name());
         if let Finding::Missing(what) = requirement.check().await.exit(Exit::Host, failing())? {
             step.note(&format!("{what}: getting it"));
@@ -65,6 +72,16 @@ pub(super) async fn preflight(context: &Context) -> anyhow::Result<()> {
                 .exit(Exit::Host, failing())?;
             fixed.push(requirement.name());
         }
+    }
+    if context.provider() == Provider::Docker {
+        // Only then: what an earlier run left may hold the ports.
+        machines::clear_strays(context, &step).await?;
+    }
+    if !context.vagrant().has_machines() {
+        ports(context)
+            .check()
+            .await
+            .exit(Exit::Host, "this host is not ready: ports")?;
     }
     step.done(&if fixed.is_empty() {
         "this host has everything".to_owned()
@@ -95,7 +112,7 @@ pub(super) async fn engine(context: &Context) -> anyhow::Result<()> {
 /// What `create` would have to get first.
 pub(super) async fn missing(context: &Context) -> anyhow::Result<Vec<String>> {
     let mut missing = Vec::new();
-    for requirement in requirements(context, !context.vagrant().has_machines()) {
+    for requirement in requirements(context, ports_matter(context).await) {
         if let Finding::Missing(what) = requirement
             .check()
             .await
@@ -110,7 +127,7 @@ pub(super) async fn missing(context: &Context) -> anyhow::Result<Vec<String>> {
 pub(super) async fn run(context: &Context, fix: bool) -> anyhow::Result<Exit> {
     let privilege = Privilege::detect();
     let mut ready = true;
-    for requirement in requirements(context, !context.vagrant().has_machines()) {
+    for requirement in requirements(context, ports_matter(context).await) {
         let mut finding = requirement.check().await;
         if fix && matches!(finding, Ok(Finding::Missing(_))) {
             finding = match requirement.fix(&privilege).await {

@@ -247,7 +247,8 @@ fn merge(mut settings: ImageSettings, common: &CommonArgs) -> ImageSettings {
     if let Some(registry) = &common.registry {
         settings.registry.clone_from(registry);
     }
-    settings.namespace = common.namespace.clone().or(settings.namespace);
+    let named = common.namespace.clone().filter(|name| !name.is_empty());
+    settings.namespace = named.or(settings.namespace);
     settings
 }
 

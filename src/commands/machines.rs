@@ -1,13 +1,15 @@
 //! The machines' side of `create`, and what Vagrant's provisioner asks of the host.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Context, doctor, manifests, publish};
-use crate::artifacts::{self, Artifacts};
+use crate::artifacts::{self, Artifacts, Source};
 use crate::config::{K3sSource, Role};
 use crate::exit::{Exit, WithExit as _};
 use crate::images::event::Reporter;
+use crate::images::lock::Lock;
 use crate::machines::{self, MachineEvent, Prepared, Provider, WantedNode};
 use crate::progress::Progress;
 use crate::ui::{Step, describe_node_event};
@@ -20,7 +22,8 @@ pub(super) async fn acquire_artifacts(
     let k3s = &context.config.k3s;
     let directory = k3s.directory.as_ref().map(|path| context.path(path));
     let standin = context.path("ci/k3s-standin".as_ref());
-    let locked = std::collections::BTreeMap::new();
+    let lock = publish::lock_file(context);
+    let locked = locked_sums(&lock, &k3s.version.value)?;
     let request = artifacts::Request {
         version: &k3s.version.value,
         policy: match k3s.source {
@@ -36,9 +39,43 @@ pub(super) async fn acquire_artifacts(
         standin: &standin,
         locked: &locked,
     };
-    artifacts::acquire(&request, progress)
+    let artifacts = artifacts::acquire(&request, progress)
         .await
-        .exit(Exit::Machine, "getting K3s")
+        .exit(Exit::Machine, "getting K3s")?;
+    if locked.is_empty() && matches!(artifacts.source, Source::Release | Source::Cache) {
+        lock_sums(&lock, &k3s.version.value, &artifacts.sha256)?;
+    }
+    Ok(artifacts)
+}
+
+/// The key of `images.lock` under which K3s's checksums are kept: version, asset, sum.
+const LOCK_KEY: &str = "k3s";
+
+/// The sums that the first use of this version locked.
+fn locked_sums(lock: &Path, version: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    let lock = Lock::read(lock).exit(Exit::Input, "reading the lock")?;
+    let sums = lock.other.get(LOCK_KEY).and_then(|k3s| k3s.get(version));
+    sums.map_or_else(
+        || Ok(BTreeMap::new()),
+        |sums| {
+            serde_json::from_value(sums.clone())
+                .exit(Exit::Input, "reading K3s's checksums in the lock")
+        },
+    )
+}
+
+fn lock_sums(path: &Path, version: &str, sums: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    let mut lock = Lock::read(path).exit(Exit::Input, "reading the lock")?;
+    let mut versions: BTreeMap<String, serde_json::Value> = lock
+        .other
+        .remove(LOCK_KEY)
+        .map_or_else(|| Ok(BTreeMap::new()), serde_json::from_value)?;
+    versions.insert(version.to_owned(), serde_json::to_value(sums)?);
+    lock.other
+        .insert(LOCK_KEY.to_owned(), serde_json::to_value(versions)?);
+    lock.write(path)
+        .map(|_| ())
+        .exit(Exit::Host, "locking K3s's checksums")
 }
 
 /// Where nodes find what docker.io would give them, when a registry stands in for it.
@@ -128,15 +165,7 @@ pub(super) async fn prepare(
     if provider == Provider::Docker {
         publish::node_image(context, Arc::clone(step) as Arc<dyn Reporter>).await?;
         let resources = context.resources();
-        let removed = resources
-            .remove_strays(&context.vagrant().docker_ids())
-            .await
-            .exit(Exit::Machine, "clearing what an earlier run left")?;
-        for node in removed {
-            step.say(&format!(
-                "removed the container of {node} that an earlier run left"
-            ));
-        }
+        clear_strays(context, step).await?;
         let names: Vec<_> = config
             .nodes
             .iter()
@@ -154,6 +183,22 @@ pub(super) async fn prepare(
     Ok(prepared)
 }
 
+/// Removes what a killed run left of this project's machines.
+pub(super) async fn clear_strays(context: &Context, step: &Step) -> anyhow::Result<()> {
+    let known = context.vagrant().docker_ids();
+    let removed = context
+        .resources()
+        .remove_strays(&known, context.project.root())
+        .await
+        .exit(Exit::Machine, "clearing what an earlier run left")?;
+    for node in removed {
+        step.say(&format!(
+            "removed the container of {node} that an earlier run left"
+        ));
+    }
+    Ok(())
+}
+
 /// `orch machines prepare`: called by the Vagrantfile, on a host that nobody may have looked at yet.
 pub(super) async fn prepare_for_vagrant(
     context: &Context,
@@ -161,7 +206,7 @@ pub(super) async fn prepare_for_vagrant(
 ) -> anyhow::Result<()> {
     let ui = &context.ui;
     let step = ui.step("prepare");
-    if !std::env::var_os("ORCH_EVENTS").is_some_and(|value| value == "1") {
+    if std::env::var_os("ORCH_EVENTS").is_none_or(|value| value != "1") {
         doctor::preflight(context).await?;
     }
     let artifacts = acquire_artifacts(context, step.as_ref()).await?;
@@ -196,5 +241,22 @@ pub(super) fn relay(step: &Step, event: MachineEvent) {
                 step.say(&text);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_locked_for_their_version_and_nothing_else_is_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("images.lock");
+        let sums = BTreeMap::from([("k3s".to_owned(), "ab".repeat(32))]);
+        assert!(locked_sums(&path, "v1+k3s1").unwrap().is_empty());
+        lock_sums(&path, "v1+k3s1", &sums).unwrap();
+        lock_sums(&path, "v2+k3s1", &BTreeMap::new()).unwrap();
+        assert_eq!(locked_sums(&path, "v1+k3s1").unwrap(), sums);
+        assert!(Lock::read(&path).unwrap().components.is_empty());
     }
 }

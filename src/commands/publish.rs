@@ -1,10 +1,11 @@
 //! The image pipeline with this cluster's settings: `orch images`, and the images step of `create`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Context;
 use super::images::{Choice, ImageSettings, exit_of, pipeline};
-use crate::cli::images::ImagesArgs;
+use crate::cli::images::{ImagesArgs, ImagesCommand};
 use crate::exit::{Exit, WithExit as _};
 use crate::images::ImageError;
 use crate::images::destination::Destination;
@@ -17,14 +18,19 @@ use crate::ui::Step;
 /// The folder under Dockerfiles/ that the docker provider's machines are made from.
 const NODE_COMPONENT: &str = "node";
 
+/// The cluster's `images.lock`: committed for the project's main cluster, state for any other.
+pub(super) fn lock_file(context: &Context) -> PathBuf {
+    let folder = if context.project.is_default() {
+        context.project.root().to_owned()
+    } else {
+        context.project.state()
+    };
+    folder.join("images.lock")
+}
+
 fn settings(context: &Context) -> ImageSettings {
     let config = &context.config;
     let cache = context.project.cache();
-    let lock = if context.project.is_default() {
-        context.project.root().join("images.lock")
-    } else {
-        context.project.state().join("images.lock")
-    };
     ImageSettings {
         dockerfiles: context.path(&config.dockerfiles),
         manifests: config
@@ -32,7 +38,7 @@ fn settings(context: &Context) -> ImageSettings {
             .iter()
             .map(|stack| context.path(&stack.manifests))
             .collect(),
-        lock,
+        lock: lock_file(context),
         cache: cache.join("images"),
         bases: cache.join("bases"),
         namespace: config.registry.namespace.clone().or_else(|| {
@@ -65,7 +71,13 @@ fn make(
 /// `orch images ...`.
 pub(super) async fn run(context: &Context, arguments: ImagesArgs) -> anyhow::Result<Exit> {
     let step = context.ui.step("images");
-    super::images::run(arguments, settings(context), step, &context.ui).await
+    let pushes = matches!(&arguments.command, ImagesCommand::Push(push) if !push.dry_run);
+    let exit = super::images::run(arguments, settings(context), step, &context.ui).await?;
+    // Machines that plain `vagrant up` made have no way to a registry that was started after them.
+    if pushes && context.vagrant().has_machines() {
+        attach_registry(context).await?;
+    }
+    Ok(exit)
 }
 
 /// The images step of `create`: build, push, pin.
@@ -131,27 +143,32 @@ pub(super) fn uses_local_registry(context: &Context) -> anyhow::Result<bool> {
     Ok(destination(context)?.stand_in.is_some())
 }
 
-/// Gives the registry that stands in for Docker Hub its address in the machines' network.
+/// Gives the registry that stands in for Docker Hub an address in the machines' network.
 pub(super) async fn attach_registry(context: &Context) -> anyhow::Result<()> {
     let destination = destination(context)?;
-    let (Some(stand_in), Provider::Docker, Some(address)) = (
-        &destination.stand_in,
-        context.provider(),
-        context.config.registry_address(),
-    ) else {
+    let Some(stand_in) = &destination.stand_in else {
         return Ok(());
     };
-    stand_in
-        .attach(
-            &Engine::default(),
-            &context.resources().network(),
-            address.into(),
-        )
-        .await
-        .exit(
-            Exit::Registry,
-            "connecting the registry to the machines' network",
-        )
+    let engine = Engine::default();
+    let config = &context.config;
+    let attached = match (
+        context.provider(),
+        config.registry_address(),
+        config.gateway(),
+    ) {
+        (Provider::Docker, Some(address), _) => {
+            let network = context.resources().network();
+            stand_in.attach(&engine, &network, address.into()).await
+        }
+        (Provider::Virtualbox | Provider::Libvirt, _, Some(gateway)) => {
+            stand_in.serve_on(&engine, gateway.into()).await
+        }
+        _ => Ok(()),
+    };
+    attached.exit(
+        Exit::Registry,
+        "connecting the registry to the machines' network",
+    )
 }
 
 /// Starts the registry again, after the machines were.

@@ -269,10 +269,13 @@ fn short_message(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let line = text.lines().next().unwrap_or_default();
     let line = line.strip_prefix("error: ").unwrap_or(line);
-    match (line.starts_with("line "), line.split_once(": ")) {
-        (true, Some((_, rest))) => rest.to_owned(),
-        _ => line.to_owned(),
-    }
+    let line = match (line.starts_with("line "), line.split_once(": ")) {
+        (true, Some((_, rest))) => rest,
+        _ => line,
+    };
+    line.rsplit_once(" at line ")
+        .map_or(line, |(message, _)| message)
+        .to_owned()
 }
 
 #[cfg(test)]

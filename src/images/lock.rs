@@ -138,12 +138,15 @@ impl Lock {
 
     /// Replaces the file in one step; an equal file is left alone. True when it was written.
     pub fn write(&self, path: &Path) -> Result<bool, LockError> {
-        let failed = |source| LockError::Write {
+        let failed = |source: std::io::Error| LockError::Write {
             path: path.to_owned(),
             source,
         };
         let mut text = serde_json::to_string_pretty(self).map_err(|error| failed(error.into()))?;
         text.push('\n');
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(failed)?;
+        }
         file::replace(path, text.as_bytes()).map_err(failed)
     }
 }

@@ -3,7 +3,9 @@
 //!
 //! Everything carries [`CLUSTER_LABEL`]; nothing without it is ever touched.
 
-use super::{CLUSTER_LABEL, MachineError, NODE_LABEL};
+use std::path::Path;
+
+use super::{CLUSTER_LABEL, MachineError, NODE_LABEL, PROJECT_LABEL};
 use crate::process::{Program, RunError};
 
 /// The engine's things of one cluster.
@@ -71,10 +73,26 @@ impl ClusterResources {
 
     /// Removes node containers that Vagrant does not know: a run that was killed between `docker
     /// run` and Vagrant's note of it. Their node state goes with them, the cluster's data stays.
-    pub async fn remove_strays(&self, known: &[String]) -> Result<Vec<String>, MachineError> {
+    /// Another project's cluster of the same name is an error.
+    pub async fn remove_strays(
+        &self,
+        known: &[String],
+        project: &Path,
+    ) -> Result<Vec<String>, MachineError> {
         let mut removed = Vec::new();
         for line in self.node_containers().await? {
-            let (id, node) = line.split_once(' ').unwrap_or((&line, ""));
+            let mut fields = line.splitn(3, ' ');
+            let (id, node) = (
+                fields.next().unwrap_or_default(),
+                fields.next().unwrap_or_default(),
+            );
+            let owner = fields.next().unwrap_or_default();
+            if Path::new(owner) != project {
+                return Err(MachineError::OtherProject {
+                    cluster: self.cluster.clone(),
+                    project: owner.to_owned(),
+                });
+            }
             if known.iter().any(|known| known == id) {
                 continue;
             }
@@ -94,9 +112,11 @@ impl ClusterResources {
         Ok(removed)
     }
 
-    /// `<id> <node>` of every node container, running or not.
+    /// `<id> <node> <project>` of every node container, running or not.
     async fn node_containers(&self) -> Result<Vec<String>, MachineError> {
-        let format = format!("{{{{.ID}}}} {{{{.Label \"{NODE_LABEL}\"}}}}");
+        let format = format!(
+            "{{{{.ID}}}} {{{{.Label \"{NODE_LABEL}\"}}}} {{{{.Label \"{PROJECT_LABEL}\"}}}}"
+        );
         let arguments = [
             "--all",
             "--no-trunc",
@@ -111,6 +131,29 @@ impl ClusterResources {
     /// Whether any node's container is left.
     pub async fn has_nodes(&self) -> Result<bool, MachineError> {
         Ok(!self.node_containers().await?.is_empty())
+    }
+
+    /// Ends the nodes at once: what is about to be destroyed need not shut down in order.
+    pub async fn kill_nodes(&self) -> Result<(), MachineError> {
+        let running = self
+            .list(
+                "container",
+                &[
+                    "--filter",
+                    &format!("label={NODE_LABEL}"),
+                    "--format",
+                    "{{.ID}}",
+                ],
+            )
+            .await?;
+        if running.is_empty() {
+            return Ok(());
+        }
+        docker(["kill"])
+            .args(&running)
+            .run()
+            .await
+            .map_err(failed("end the nodes' containers"))
     }
 
     /// Removes every container, volume and network of the cluster, and its image tag.

@@ -22,6 +22,9 @@ pub const CLUSTER_LABEL: &str = "dev.orch.cluster";
 /// The label that a node's container carries, with the node's name.
 pub const NODE_LABEL: &str = "dev.orch.node";
 
+/// The label with the folder of the project that made the node.
+pub const PROJECT_LABEL: &str = "dev.orch.project";
+
 /// Which of Vagrant's providers makes the machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -94,6 +97,10 @@ pub enum MachineError {
     },
     #[error("Docker could not {operation}")]
     Docker { operation: String, source: RunError },
+    #[error(
+        "a cluster named {cluster} already belongs to {project}; give this one another name (and other ports and another subnet) in orch.yaml, or destroy the other one"
+    )]
+    OtherProject { cluster: String, project: String },
     #[error("vagrant could not {operation}{causes}")]
     Vagrant {
         operation: &'static str,

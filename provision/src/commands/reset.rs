@@ -1,6 +1,6 @@
 //! `orch-provision reset`: takes K3s and orch off this machine; data in the shared directory stays.
 
-use orch_contract::{ExitCode, NodeName};
+use orch_contract::{ExitCode, NameError, NodeName};
 use orch_runner::{ExitCoded, Reporter, Runner, StepFailure};
 
 use super::interruptible;
@@ -14,6 +14,8 @@ use crate::system::{Disk, Https, Processes, Sockets, System, Systemd};
 enum ResetError {
     #[error("orch-provision must run as root; use sudo")]
     NotRoot,
+    #[error("this machine's host name cannot be a node's; set another one")]
+    HostName(#[source] NameError),
 }
 
 impl ExitCoded for ResetError {
@@ -36,19 +38,24 @@ pub(crate) async fn run(arguments: ResetArgs) -> Result<(), StepFailure> {
         endpoints: &Sockets,
     };
     let reporter = StdoutReporter {
-        node: this_machine(),
+        node: this_machine().map_err(ResetError::HostName)?,
         output: arguments.output,
     };
     interruptible(remove(system, &reporter, arguments.dry_run)).await
 }
 
-/// The configuration may be gone or broken, so the name is the machine's own.
-fn this_machine() -> NodeName {
+/// The configuration may be gone or broken, so the name is the machine's own, as far as it can be a
+/// node's.
+fn this_machine() -> Result<NodeName, NameError> {
     let host = rustix::system::uname();
-    let name = host.nodename().to_string_lossy().to_lowercase();
-    name.parse()
-        .or_else(|_| "this-machine".parse())
-        .unwrap_or_else(|_: orch_contract::NameError| unreachable!("a literal that is a node name"))
+    let name: String = host
+        .nodename()
+        .to_string_lossy()
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    name.trim_matches('-').parse()
 }
 
 async fn remove(

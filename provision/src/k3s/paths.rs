@@ -10,7 +10,7 @@ pub(crate) const DATA: &str = "/var/lib/rancher/k3s";
 pub(crate) const AIRGAP_IMAGES: &str = "/var/lib/rancher/k3s/agent/images";
 /// The kubelet's credentials; it exists from a node's first join on.
 pub(crate) const KUBELET_KUBECONFIG: &str = "/var/lib/rancher/k3s/agent/kubelet.kubeconfig";
-/// The CA of the server, as the agent knows it.
+/// Where containerd looks for the pod network's configuration: K3s's own, then a foreign one's.
 pub(crate) const CNI_CONFIG_DIRECTORIES: [&str; 2] =
     ["/var/lib/rancher/k3s/agent/etc/cni/net.d", "/etc/cni/net.d"];
 /// Flannel writes it once a node has its part of the pod network.

@@ -1,6 +1,8 @@
 //! Gets the K3s binary and its air-gap images: the path given, the artifact directories, the
 //! cache, the release download. Nothing is installed before its checksum is right.
 
+mod locate;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +10,7 @@ use async_trait::async_trait;
 use orch_contract::{ExitCode, node_paths};
 use orch_runner::{Check, ExitCoded, Step, StepFailure, StepReport};
 
+use self::locate::Source;
 use super::Context;
 use crate::k3s::paths;
 use crate::k3s::release::{Architecture, asset_url, checksum_of, same_kubernetes, version_of};
@@ -87,28 +90,6 @@ pub(crate) struct InstalledK3s {
     pub(crate) version_line: String,
 }
 
-/// Where an asset would come from, and the checksum it must have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Source {
-    Local {
-        path: PathBuf,
-        sha256: String,
-    },
-    /// The checksum is known from an earlier run or a lock, or must be downloaded first.
-    Release {
-        sha256: Option<String>,
-    },
-}
-
-impl Source {
-    fn sha256(&self) -> Option<&str> {
-        match self {
-            Source::Local { sha256, .. } => Some(sha256),
-            Source::Release { sha256 } => sha256.as_deref(),
-        }
-    }
-}
-
 pub(crate) struct AcquireK3s<'a> {
     pub(crate) context: Context<'a>,
     pub(crate) architecture: Architecture,
@@ -121,86 +102,6 @@ impl AcquireK3s<'_> {
 
     fn cache(&self) -> PathBuf {
         Path::new(node_paths::CACHE).join(self.version())
-    }
-
-    /// The checksum of an asset that lies in a directory: the lock first, then the file beside it.
-    fn checksum_in(&self, directory: &Path, asset: &str) -> Result<Option<String>, AcquireError> {
-        if let Some(lock) = self.context.config.artifacts.sha256.get(asset) {
-            return Ok(Some(lock.to_ascii_lowercase()));
-        }
-        let checksums = directory.join(self.architecture.checksums());
-        let text = self.context.system.files.read_text(&checksums)?;
-        Ok(text.and_then(|text| checksum_of(&text, asset)))
-    }
-
-    fn find_binary(&self) -> Result<Source, AcquireError> {
-        let files = self.context.system.files;
-        let artifacts = &self.context.config.artifacts;
-        let asset = self.architecture.binary();
-        if let Some(path) = &artifacts.binary {
-            let directory = path.parent().unwrap_or(Path::new("/"));
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let sha256 = match self.checksum_in(directory, &name)? {
-                Some(known) => Some(known),
-                // Whoever names a file by its path vouches for it.
-                None => files.sha256(path)?,
-            };
-            return match (sha256, files.exists(path)?) {
-                (Some(sha256), true) => Ok(Source::Local {
-                    path: path.clone(),
-                    sha256,
-                }),
-                _ => Err(AcquireError::GivenMissing { path: path.clone() }),
-            };
-        }
-        if let Some(local) = self.find_local(asset)? {
-            return Ok(local);
-        }
-        let known = self.checksum_in(&self.cache(), asset)?;
-        if known.is_none() && artifacts.release_url.is_none() {
-            return Err(self.nowhere(asset));
-        }
-        Ok(Source::Release { sha256: known })
-    }
-
-    /// An asset in an artifact directory or in the cache.
-    fn find_local(&self, asset: &str) -> Result<Option<Source>, AcquireError> {
-        let files = self.context.system.files;
-        let directories = &self.context.config.artifacts.directories;
-        for directory in directories.iter().chain([&self.cache()]) {
-            let path = directory.join(asset);
-            if !files.exists(&path)? {
-                continue;
-            }
-            let sha256 =
-                self.checksum_in(directory, asset)?
-                    .ok_or_else(|| AcquireError::NoChecksum {
-                        path: path.clone(),
-                        checksums: self.architecture.checksums(),
-                    })?;
-            return Ok(Some(Source::Local { path, sha256 }));
-        }
-        Ok(None)
-    }
-
-    fn find_images(&self) -> Result<Option<(String, Source)>, AcquireError> {
-        for asset in self.architecture.airgap_images() {
-            if let Some(source) = self.find_local(&asset)? {
-                return Ok(Some((asset, source)));
-            }
-        }
-        Ok(None)
-    }
-
-    fn nowhere(&self, asset: &str) -> AcquireError {
-        let directories = &self.context.config.artifacts.directories;
-        AcquireError::Nowhere {
-            asset: asset.to_owned(),
-            directories: directories
-                .iter()
-                .map(|directory| directory.display().to_string())
-                .collect(),
-        }
     }
 
     async fn inspect(&self) -> Result<Result<InstalledK3s, String>, AcquireError> {
@@ -482,207 +383,4 @@ impl Step for AcquireK3s<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use orch_contract::NodeConfig;
-    use orch_runner::{Recorder, Runner};
-
-    use super::*;
-    use crate::system::{FakeDownload, System, sha256_hex};
-    use crate::testing::{Machine, server_config};
-
-    const RELEASE: &str = "https://github.com/k3s-io/k3s/releases/download/v1.34.2%2Bk3s1";
-
-    fn sums(lines: &[(&str, &str)]) -> String {
-        lines
-            .iter()
-            .map(|(content, name)| format!("{}  {name}\n", sha256_hex(content.as_bytes())))
-            .collect()
-    }
-
-    fn runnable(machine: &Machine) {
-        for binary in ["/usr/local/bin/.k3s.orch-new", "/usr/local/bin/k3s"] {
-            machine
-                .commands
-                .answer(binary, 0, "k3s version v1.34.2+k3s1 (abc)\ngo version\n");
-        }
-    }
-
-    async fn run(system: System<'_>, config: &NodeConfig) -> Result<InstalledK3s, StepFailure> {
-        let recorder = Recorder::default();
-        let step = AcquireK3s {
-            context: Context { system, config },
-            architecture: Architecture::Amd64,
-        };
-        Runner::new(&recorder, false).run(&step).await
-    }
-
-    #[tokio::test]
-    async fn a_binary_and_images_from_a_directory() {
-        let machine = Machine::fit();
-        runnable(&machine);
-        machine
-            .files
-            .put("/var/lib/orch/artifacts/k3s", "BIN", 0o644);
-        machine.files.put(
-            "/var/lib/orch/artifacts/k3s-airgap-images-amd64.tar.zst",
-            "IMG",
-            0o644,
-        );
-        machine.files.put(
-            "/var/lib/orch/artifacts/sha256sum-amd64.txt",
-            &sums(&[("BIN", "k3s"), ("IMG", "k3s-airgap-images-amd64.tar.zst")]),
-            0o644,
-        );
-        let config = server_config();
-        let installed = run(machine.system(), &config).await.unwrap();
-        assert_eq!(installed.version_line, "k3s version v1.34.2+k3s1 (abc)");
-        assert_eq!(machine.files.text("/usr/local/bin/k3s").unwrap(), "BIN");
-        for name in paths::LINKS {
-            let link = format!("/usr/local/bin/{name}");
-            assert_eq!(machine.files.text(&link).as_deref(), Some("BIN"), "{name}");
-        }
-        let images = "/var/lib/rancher/k3s/agent/images/k3s-airgap-images-amd64.tar.zst";
-        assert_eq!(machine.files.text(images).unwrap(), "IMG");
-        machine.files.take_writes();
-        run(machine.system(), &config).await.unwrap();
-        assert_eq!(machine.files.take_writes(), Vec::<PathBuf>::new());
-    }
-
-    #[tokio::test]
-    async fn a_wrong_checksum_names_both_and_installs_nothing() {
-        let machine = Machine::fit();
-        runnable(&machine);
-        machine.files.put("/usr/local/bin/k3s", "OLD", 0o755);
-        machine
-            .files
-            .put("/var/lib/orch/artifacts/k3s", "EVIL", 0o644);
-        machine.files.put(
-            "/var/lib/orch/artifacts/sha256sum-amd64.txt",
-            &sums(&[("BIN", "k3s")]),
-            0o644,
-        );
-        let failure = run(machine.system(), &server_config()).await.unwrap_err();
-        let message = failure.error().to_string();
-        assert_eq!(failure.exit_code, ExitCode::Acquire);
-        assert!(message.contains(&sha256_hex(b"BIN")), "{message}");
-        assert!(message.contains(&sha256_hex(b"EVIL")), "{message}");
-        assert_eq!(machine.files.text("/usr/local/bin/k3s").unwrap(), "OLD");
-        assert_eq!(machine.files.text("/usr/local/bin/.k3s.orch-new"), None);
-    }
-
-    #[tokio::test]
-    async fn a_binary_without_a_checksum_is_refused() {
-        let machine = Machine::fit();
-        machine
-            .files
-            .put("/var/lib/orch/artifacts/k3s", "BIN", 0o644);
-        let failure = run(machine.system(), &server_config()).await.unwrap_err();
-        assert!(failure.error().to_string().contains("sha256sum-amd64.txt"));
-    }
-
-    #[tokio::test]
-    async fn the_lock_wins_over_the_checksum_file() {
-        let machine = Machine::fit();
-        runnable(&machine);
-        machine
-            .files
-            .put("/var/lib/orch/artifacts/k3s", "BIN", 0o644);
-        machine.files.put(
-            "/var/lib/orch/artifacts/sha256sum-amd64.txt",
-            &sums(&[("BIN", "k3s")]),
-            0o644,
-        );
-        let mut config = server_config();
-        config
-            .artifacts
-            .sha256
-            .insert("k3s".to_owned(), "0".repeat(64));
-        let failure = run(machine.system(), &config).await.unwrap_err();
-        assert!(failure.error().to_string().contains(&"0".repeat(64)));
-    }
-
-    #[tokio::test]
-    async fn the_release_is_downloaded_once_and_then_known() {
-        let machine = Machine::fit();
-        runnable(&machine);
-        let download = FakeDownload::new(
-            &machine.files,
-            &[
-                (
-                    &format!("{RELEASE}/sha256sum-amd64.txt"),
-                    &sums(&[("BIN", "k3s")]),
-                ),
-                (&format!("{RELEASE}/k3s"), "BIN"),
-            ],
-        );
-        let system = System {
-            download: &download,
-            ..machine.system()
-        };
-        let config = server_config();
-        run(system, &config).await.unwrap();
-        run(system, &config).await.unwrap();
-        assert_eq!(download.asked.lock().unwrap().len(), 2);
-        assert_eq!(machine.files.text("/usr/local/bin/k3s").unwrap(), "BIN");
-    }
-
-    #[tokio::test]
-    async fn a_download_with_a_wrong_checksum_leaves_nothing_behind() {
-        let machine = Machine::fit();
-        let download = FakeDownload::new(
-            &machine.files,
-            &[
-                (
-                    &format!("{RELEASE}/sha256sum-amd64.txt"),
-                    &sums(&[("BIN", "k3s")]),
-                ),
-                (&format!("{RELEASE}/k3s"), "EVIL"),
-            ],
-        );
-        let system = System {
-            download: &download,
-            ..machine.system()
-        };
-        let failure = run(system, &server_config()).await.unwrap_err();
-        assert!(failure.error().to_string().contains(&sha256_hex(b"EVIL")));
-        assert_eq!(machine.files.text("/usr/local/bin/k3s"), None);
-        assert_eq!(
-            machine.files.text("/var/lib/orch/cache/v1.34.2+k3s1/k3s"),
-            None
-        );
-    }
-
-    #[tokio::test]
-    async fn another_version_is_refused() {
-        let machine = Machine::fit();
-        machine.commands.answer(
-            "/usr/local/bin/.k3s.orch-new",
-            0,
-            "k3s version v1.33.4+k3s1 (abc)\n",
-        );
-        machine.files.put("/srv/k3s", "BIN", 0o644);
-        let mut config = server_config();
-        config.artifacts.binary = Some("/srv/k3s".into());
-        let failure = run(machine.system(), &config).await.unwrap_err();
-        let message = failure.error().to_string();
-        assert!(
-            message.contains("v1.33.4+k3s1") && message.contains("v1.34.2+k3s1"),
-            "{message}"
-        );
-        assert_eq!(machine.files.text("/usr/local/bin/k3s"), None);
-    }
-
-    #[tokio::test]
-    async fn nothing_anywhere_and_no_download_says_where_it_looked() {
-        let machine = Machine::fit();
-        let mut config = server_config();
-        config.artifacts.release_url = None;
-        let failure = run(machine.system(), &config).await.unwrap_err();
-        assert!(
-            failure
-                .error()
-                .to_string()
-                .contains("/var/lib/orch/artifacts")
-        );
-    }
-}
+mod tests;

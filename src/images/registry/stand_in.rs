@@ -132,6 +132,64 @@ impl StandIn {
         }
     }
 
+    /// Gives it an address that machines reach but this container cannot have: the host's end of their network. A second
+    /// container serves the same data there, read-only; pushes stay on loopback.
+    pub async fn serve_on(&self, engine: &Engine, address: IpAddr) -> Result<(), RegistryError> {
+        let name = format!("{}-nodes", self.name());
+        let inspect = [
+            "container",
+            "inspect",
+            "--format",
+            "{{.State.Running}}",
+            &name,
+        ];
+        if engine
+            .run(&inspect)
+            .await
+            .is_ok_and(|running| running.trim() == "true")
+        {
+            return Ok(());
+        }
+        // One that stopped may have been made for another address.
+        let _ = engine.run(&["rm", "--force", &name]).await;
+        let image = engine
+            .run(&[
+                "container",
+                "inspect",
+                "--format",
+                "{{.Image}}",
+                &self.name(),
+            ])
+            .await
+            .map_err(|error| self.failed(&error))?;
+        let label = format!("dev.orch.cluster={}", self.cluster);
+        let publish = format!("{address}:{}:{INNER_PORT}", self.port);
+        let volume = format!("{}:{DATA}:ro", self.name());
+        let arguments = [
+            "run",
+            "--detach",
+            "--name",
+            &name,
+            "--label",
+            &label,
+            "--read-only",
+            "--cap-drop",
+            "ALL",
+            "--security-opt",
+            "no-new-privileges",
+            "--publish",
+            &publish,
+            "--volume",
+            &volume,
+            image.trim(),
+        ];
+        engine
+            .run(&arguments)
+            .await
+            .map(|_| ())
+            .map_err(|error| self.failed(&error))
+    }
+
     async fn wait(&self, engine: &Engine, client: &HttpRegistry) -> Result<(), RegistryError> {
         for _ in 0..ATTEMPTS {
             if self.is_running(client).await {

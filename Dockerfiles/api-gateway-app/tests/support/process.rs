@@ -1,10 +1,12 @@
 //! Child processes of a test: each in a process group of its own, gone when the value is dropped.
 
 use std::net::TcpListener;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use uuid::Uuid;
 
@@ -110,8 +112,26 @@ impl Drop for OwnedDirectory {
     }
 }
 
-/// A port on the loopback interface that nothing listens on.
+/// Below what Linux gives to outgoing connections, and Kubernetes to NodePorts, by default.
+const PORTS: Range<u16> = 12_000..30_000;
+
+/// A port on the loopback interface that nothing listens on, and that is given out only once.
+///
+/// Not one that the kernel chooses: it chooses the same for outgoing connections, so that a server
+/// which a test kills might find its port taken when it comes back, by another test's server even.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    static OFFSET: AtomicU32 = AtomicU32::new(0);
+    // Test binaries that run at the same time begin at different places.
+    let start = std::process::id().wrapping_mul(64);
+    loop {
+        let offset = start.wrapping_add(OFFSET.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(offset % PORTS.len() as u32).unwrap();
+        if is_free(port) {
+            return port;
+        }
+    }
+}
+
+pub(crate) fn is_free(port: u16) -> bool {
+    TcpListener::bind(("127.0.0.1", port)).is_ok()
 }

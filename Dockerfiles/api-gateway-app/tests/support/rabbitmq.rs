@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Connection, ConnectionProperties};
 
-use super::process::{OwnedDirectory, Process, free_port, unprivileged};
+use super::process::{OwnedDirectory, Process, free_port, is_free, unprivileged};
 use super::service::Variables;
 use super::wait::until;
 
@@ -87,6 +88,10 @@ impl RabbitMq {
     /// Ends it at once, as a lost node does.
     pub(crate) fn kill(&self) {
         self.server.lock().unwrap().take();
+        // It may have left children that take a moment longer.
+        while !is_free(self.port) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Sends a signal to the server, such as STOP and CONT.

@@ -2,22 +2,14 @@
 //! end.
 
 use hyper::StatusCode;
-use lapin::options::{ConfirmSelectOptions, QueueDeleteOptions};
-use lapin::{Channel, Connection};
+use lapin::Channel;
+use lapin::options::QueueDeleteOptions;
 use uuid::Uuid;
 
 use crate::postgres::Postgres;
 use crate::rabbitmq::RabbitMq;
 use crate::wait::until;
-use crate::{ORDER, billing, publish, queue_name, rows, until_recorded};
-
-async fn confirming(broker: &RabbitMq) -> (Connection, Channel) {
-    let connection = broker.connect().await;
-    let channel = connection.create_channel().await.unwrap();
-    let options = ConfirmSelectOptions::default();
-    channel.confirm_select(options).await.unwrap();
-    (connection, channel)
-}
+use crate::{ORDER, billing, confirming, publish, queue_name, rows, until_recorded};
 
 async fn publish_orders(channel: &Channel, queue: &str, count: usize) -> Vec<Uuid> {
     let mut ids = Vec::new();

@@ -29,8 +29,8 @@ mod stack;
 
 use std::collections::BTreeMap;
 
-use lapin::options::BasicPublishOptions;
-use lapin::{BasicProperties, Channel};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -53,15 +53,31 @@ fn queue_name() -> String {
     format!("orders-{}", Uuid::now_v7())
 }
 
+/// A channel that confirms what is published on it, as [`publish`] expects.
+async fn confirming(broker: &RabbitMq) -> (Connection, Channel) {
+    let connection = broker.connect().await;
+    let channel = connection.create_channel().await.unwrap();
+    let options = ConfirmSelectOptions::default();
+    channel.confirm_select(options).await.unwrap();
+    (connection, channel)
+}
+
 /// Queues a message as the gateway does, except that anything may be in it.
 async fn publish(channel: &Channel, queue: &str, message_id: Option<&str>, body: &[u8]) {
     let mut properties = BasicProperties::default().with_delivery_mode(2);
     if let Some(id) = message_id {
         properties = properties.with_message_id(id.into());
     }
-    let options = BasicPublishOptions::default();
+    let options = BasicPublishOptions {
+        mandatory: true,
+        ..BasicPublishOptions::default()
+    };
     let sent = channel.basic_publish("".into(), queue.into(), options, body, properties);
-    sent.await.unwrap().await.unwrap();
+    let confirmation = sent.await.unwrap().await.unwrap();
+    assert!(
+        matches!(confirmation, Confirmation::Ack(None)),
+        "{confirmation:?}"
+    );
 }
 
 /// How many rows there are for each message id.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::postgres::{self, Postgres};
 use crate::rabbitmq::{self, RabbitMq};
 use crate::wait::until;
-use crate::{ORDER, billing, http, publish, queue_name, rows, until_recorded};
+use crate::{ORDER, billing, confirming, http, publish, queue_name, rows, until_recorded};
 
 #[tokio::test]
 async fn an_order_becomes_one_row_with_its_exact_values() {
@@ -16,8 +16,7 @@ async fn an_order_becomes_one_row_with_its_exact_values() {
     let service = billing(&broker, &queue, &database).await;
     service.until_readiness(StatusCode::OK).await;
 
-    let connection = broker.connect().await;
-    let channel = connection.create_channel().await.unwrap();
+    let (_connection, channel) = confirming(&broker).await;
     let mut ids = Vec::new();
     for (user, items, amount) in [
         ("\"20\"", "\"99\"", "\"250\""),
@@ -69,8 +68,7 @@ async fn what_is_no_order_goes_to_the_dead_letter_queue() {
     let service = billing(&broker, &queue, &database).await;
     service.until_readiness(StatusCode::OK).await;
 
-    let connection = broker.connect().await;
-    let channel = connection.create_channel().await.unwrap();
+    let (_connection, channel) = confirming(&broker).await;
     let id = Uuid::now_v7().to_string();
     let poison: [(Option<&str>, &[u8]); 7] = [
         (Some(&id), b""),

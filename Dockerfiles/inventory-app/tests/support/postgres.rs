@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use uuid::Uuid;
 
-use super::process::{OwnedDirectory, Process, free_port, run, unprivileged};
+use super::process::{OwnedDirectory, Process, free_port, is_free, run, unprivileged};
 use super::service::Variables;
 use super::wait::until;
 
@@ -73,6 +74,10 @@ impl Postgres {
     /// Ends it at once, as a lost node does.
     pub(crate) fn kill(&self) {
         self.server.lock().unwrap().take();
+        // It may have left children that take a moment longer.
+        while !is_free(self.port) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// A new database, and the variables by which a service finds it.

@@ -1,0 +1,199 @@
+//! The rules of a configuration that its types cannot express.
+
+use std::path::{Component, Path};
+
+use super::{ConfigError, NODE_CONFIG_SCHEMA, NodeConfig, Role, StorageKind};
+
+impl NodeConfig {
+    /// Checks what types cannot say. The host calls it before uploading.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        require(self.schema == NODE_CONFIG_SCHEMA, "schema", || {
+            format!(
+                "{} is not {NODE_CONFIG_SCHEMA}; upload the orch-provision that belongs to this orch",
+                self.schema
+            )
+        })?;
+        require(!self.cluster.name.is_empty(), "cluster.name", || {
+            "must not be empty".to_owned()
+        })?;
+        self.validate_addresses()?;
+        for (index, taint) in self.node.taints.iter().enumerate() {
+            let effect = taint.rsplit_once(':').map(|(_, effect)| effect);
+            require(
+                matches!(
+                    effect,
+                    Some("NoSchedule" | "PreferNoSchedule" | "NoExecute")
+                ),
+                &format!("node.taints[{index}]"),
+                || {
+                    format!(
+                        "{taint:?} is not key=value:Effect or key:Effect with NoSchedule, PreferNoSchedule or NoExecute"
+                    )
+                },
+            )?;
+        }
+        self.validate_k3s()?;
+        self.validate_artifacts()?;
+        self.validate_paths()?;
+        for (key, seconds) in [
+            ("join.token_ttl_seconds", self.join.token_ttl_seconds),
+            ("timeouts.download_seconds", self.timeouts.download_seconds),
+            ("timeouts.join_seconds", self.timeouts.join_seconds),
+            ("timeouts.start_seconds", self.timeouts.start_seconds),
+            ("timeouts.ready_seconds", self.timeouts.ready_seconds),
+        ] {
+            require((1..=86_400).contains(&seconds), key, || {
+                format!("{seconds} is not between 1 and 86400 seconds")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn validate_addresses(&self) -> Result<(), ConfigError> {
+        for (key, address) in [
+            ("node.address", self.node.address),
+            ("server.address", self.server.address),
+        ] {
+            require(
+                !(address.is_loopback() || address.is_unspecified() || address.is_multicast()),
+                key,
+                || format!("{address} is not an address that other nodes can reach"),
+            )?;
+        }
+        match self.node.role {
+            Role::Server => require(
+                self.node.address == self.server.address,
+                "server.address",
+                || {
+                    format!(
+                        "{} is not node.address ({}): on the server both are the same; further servers are added with K3s's own --server",
+                        self.server.address, self.node.address
+                    )
+                },
+            ),
+            Role::Agent => require(
+                self.node.address != self.server.address,
+                "node.address",
+                || format!("{} is the server's address", self.node.address),
+            ),
+        }?;
+        require(
+            self.server.api_port != self.server.join_port,
+            "server.join_port",
+            || format!("{} is the API server's port", self.server.join_port),
+        )?;
+        for (key, port) in [
+            ("server.api_port", self.server.api_port),
+            ("server.join_port", self.server.join_port),
+        ] {
+            require(port != 0, key, || "0 is not a port".to_owned())?;
+        }
+        Ok(())
+    }
+
+    fn validate_k3s(&self) -> Result<(), ConfigError> {
+        let version = &self.k3s.version;
+        require(
+            version.strip_prefix('v').is_some_and(|rest| {
+                rest.bytes().next().is_some_and(|b| b.is_ascii_digit())
+                    && rest
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b".+-".contains(&b))
+            }),
+            "k3s.version",
+            || format!("{version:?} is not a release such as v1.34.2+k3s1"),
+        )?;
+        for (index, argument) in self.k3s.kubelet_args.iter().enumerate() {
+            require(
+                !argument.starts_with('-') && argument.contains('='),
+                &format!("k3s.kubelet_args[{index}]"),
+                || format!("{argument:?} is not name=value without leading dashes"),
+            )?;
+        }
+        for (name, value) in &self.k3s.environment {
+            let key = format!("k3s.environment.{name}");
+            require(
+                !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
+                &key,
+                || "is not the name of an environment variable".to_owned(),
+            )?;
+            require(!name.to_ascii_uppercase().contains("TOKEN"), &key, || {
+                "tokens do not go through the environment: agents get theirs by joining".to_owned()
+            })?;
+            require(!value.expose().chars().any(char::is_control), &key, || {
+                "the value has control characters".to_owned()
+            })?;
+        }
+        Ok(())
+    }
+
+    fn validate_artifacts(&self) -> Result<(), ConfigError> {
+        if let Some(url) = &self.artifacts.release_url {
+            require(url.starts_with("https://"), "artifacts.release_url", || {
+                format!("{url:?} is not an https URL")
+            })?;
+        }
+        for (asset, sum) in &self.artifacts.sha256 {
+            require(
+                sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit()),
+                &format!("artifacts.sha256.{asset}"),
+                || format!("{sum:?} is not 64 hexadecimal digits"),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn validate_paths(&self) -> Result<(), ConfigError> {
+        let absolute = |key: &str, path: &Path| {
+            require(path.is_absolute(), key, || {
+                format!("{} is not an absolute path", path.display())
+            })
+        };
+        for (index, path) in self.artifacts.directories.iter().enumerate() {
+            absolute(&format!("artifacts.directories[{index}]"), path)?;
+        }
+        if let Some(path) = &self.artifacts.binary {
+            absolute("artifacts.binary", path)?;
+        }
+        absolute("storage.path", &self.storage.path)?;
+        for (index, directory) in self.storage.directories.iter().enumerate() {
+            let mut parts = directory.path.components();
+            let inside = parts.clone().next().is_some()
+                && parts.all(|part| matches!(part, Component::Normal(_)));
+            require(
+                inside,
+                &format!("storage.directories[{index}].path"),
+                || {
+                    format!(
+                        "{} does not stay below storage.path",
+                        directory.path.display()
+                    )
+                },
+            )?;
+        }
+        require(
+            self.storage.kind != StorageKind::Nfs
+                || self.node.role == Role::Agent
+                || !self.storage.clients.is_empty(),
+            "storage.clients",
+            || {
+                "name the agents' network, such as 192.168.56.0/24: an NFS export without limits is open to everybody".to_owned()
+            },
+        )?;
+        absolute("join.host_key", &self.join.host_key)?;
+        absolute("join.authorized_keys", &self.join.authorized_keys)?;
+        absolute("join.client_key", &self.join.client_key)?;
+        absolute("join.known_host", &self.join.known_host)
+    }
+}
+
+fn require(holds: bool, key: &str, problem: impl FnOnce() -> String) -> Result<(), ConfigError> {
+    if holds {
+        Ok(())
+    } else {
+        Err(ConfigError {
+            key: key.to_owned(),
+            problem: problem(),
+        })
+    }
+}
