@@ -196,6 +196,11 @@ impl Export {
     }
 
     fn compress(&self, job: Job) -> Result<Layer, LayerError> {
+        let turn = self.store.turn(&job.diff_id);
+        let _turn = turn.lock();
+        if let Some(layer) = self.store.layer(&job.diff_id) {
+            return Ok(layer);
+        }
         let path = job.spool.path().to_owned();
         let failed = |source| LayerError::Cache {
             path: path.clone(),

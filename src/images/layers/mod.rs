@@ -7,11 +7,12 @@
 
 mod export;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use oci_distribution::manifest::{
@@ -90,6 +91,8 @@ struct Record {
 #[derive(Debug, Clone)]
 pub struct LayerStore {
     root: PathBuf,
+    /// Layers that somebody compresses right now: images that share one wait instead of compressing it as well.
+    in_progress: Arc<Mutex<BTreeMap<Sha256Digest, Arc<Mutex<()>>>>>,
 }
 
 impl Image {
@@ -138,6 +141,7 @@ impl LayerStore {
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
+            in_progress: Arc::default(),
         }
     }
 
@@ -238,6 +242,13 @@ impl LayerStore {
         self.root
             .join("layers")
             .join(format!("{COMPRESSION}-{}.json", diff_id.hex()))
+    }
+
+    fn turn(&self, diff_id: &Sha256Digest) -> Arc<Mutex<()>> {
+        let in_progress = self.in_progress.lock();
+        in_progress
+            .map(|mut turns| Arc::clone(turns.entry(*diff_id).or_default()))
+            .unwrap_or_default()
     }
 
     fn layer(&self, diff_id: &Sha256Digest) -> Option<Layer> {
