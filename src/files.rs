@@ -1,18 +1,50 @@
-//! Files that must be whole and private: written beside their target, synced, then moved into place.
+//! Files that must be whole and private: written beside their target, synced, then moved into place;
+//! and the hash of a file.
 //!
 //! Boundary: bytes and paths; knows nothing of what is in them.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
+use zeroize::Zeroizing;
 
 /// Writes `content` with mode 0600, replacing what is there. A reader sees the old bytes or the new ones.
 pub fn replace_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let file = prepare(path, content)?;
     file.persist(path).map_err(|error| error.error)?;
     sync_parent(path)
+}
+
+/// [`replace_private`], but a file that is private and equal already is left alone.
+pub fn keep_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let private =
+        std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o777 == 0o600);
+    if private
+        && std::fs::read(path)
+            .map(Zeroizing::new)
+            .is_ok_and(|found| found.as_slice() == content)
+    {
+        return Ok(());
+    }
+    replace_private(path, content)
+}
+
+/// SHA-256 of a file, in hex, read in pieces.
+pub fn sha256_of(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let read = file.read(&mut buffer)?;
+        let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else {
+            return Ok(hex::encode(hasher.finalize()));
+        };
+        hasher.update(piece);
+    }
 }
 
 /// Writes `content` with mode 0600 unless the file exists, which is an [`io::ErrorKind::AlreadyExists`].
@@ -43,8 +75,6 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]

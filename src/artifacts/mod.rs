@@ -9,10 +9,7 @@ mod release;
 mod standin;
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-
-use sha2::{Digest, Sha256};
 
 use crate::process::RunError;
 use crate::progress::Progress;
@@ -277,17 +274,7 @@ fn parse_sums(text: &str) -> BTreeMap<String, String> {
 
 /// SHA-256 of a file, in hex, read in pieces.
 pub fn sha256_of(path: &Path) -> Result<String, ArtifactError> {
-    let failed = || format!("read {}", path.display());
-    let mut file = std::fs::File::open(path).map_err(io(failed()))?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        let read = file.read(&mut buffer).map_err(io(failed()))?;
-        let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else {
-            return Ok(hex::encode(hasher.finalize()));
-        };
-        hasher.update(piece);
-    }
+    crate::files::sha256_of(path).map_err(io(format!("read {}", path.display())))
 }
 
 #[cfg(test)]

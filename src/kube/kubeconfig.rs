@@ -78,24 +78,10 @@ pub fn rewrite(k3s_yaml: &[u8], view: &HostView<'_>) -> Result<Zeroizing<String>
 /// Rewrites K3s's kubeconfig into a file of mode 0600, replaced whole.
 pub fn write(k3s_yaml: &[u8], view: &HostView<'_>, path: &Path) -> Result<(), KubeconfigError> {
     let content = rewrite(k3s_yaml, view)?;
-    if is_private_with(path, content.as_bytes()) {
-        return Ok(());
-    }
-    files::replace_private(path, content.as_bytes()).map_err(|source| KubeconfigError::Write {
+    files::keep_private(path, content.as_bytes()).map_err(|source| KubeconfigError::Write {
         path: path.to_owned(),
         source,
     })
-}
-
-/// Whether the file is already right: an equal one is left alone, so that a second run changes nothing.
-fn is_private_with(path: &Path, content: &[u8]) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    let private = std::fs::metadata(path)
-        .is_ok_and(|metadata| metadata.permissions().mode() & 0o777 == 0o600);
-    private
-        && std::fs::read(path)
-            .map(Zeroizing::new)
-            .is_ok_and(|present| present.as_slice() == content)
 }
 
 fn check_server(server: &str) -> Result<(), KubeconfigError> {

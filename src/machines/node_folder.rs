@@ -1,7 +1,6 @@
 //! One folder a node: its configuration and its credentials, as they are uploaded to `/etc/orch`.
 
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use orch_contract::{ClusterKeys, NodeConfig, Role};
@@ -57,20 +56,6 @@ pub(super) fn write(
     Ok(())
 }
 
-/// Writes a private file whole or not at all; an equal file is left alone.
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), MachineError> {
-    if std::fs::read(path).is_ok_and(|present| present == bytes) {
-        return Ok(());
-    }
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let writing = || io(format!("write {}", path.display()));
-    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(writing())?;
-    file.as_file()
-        .set_permissions(std::fs::Permissions::from_mode(0o600))
-        .and_then(|()| file.write_all(bytes))
-        .and_then(|()| file.as_file().sync_all())
-        .map_err(writing())?;
-    file.persist(path)
-        .map(|_| ())
-        .map_err(|error| writing()(error.error))
+    crate::files::keep_private(path, bytes).map_err(io(format!("write {}", path.display())))
 }

@@ -265,26 +265,8 @@ fn same_file(source: &Path, target: &Path) -> bool {
 }
 
 fn sha256_of(path: &Path) -> Result<String, MachineError> {
-    use sha2::{Digest as _, Sha256};
-    let hashing = |source| MachineError::Hash {
+    crate::files::sha256_of(path).map_err(|source| MachineError::Hash {
         path: path.to_owned(),
         source,
-    };
-    let mut file = std::fs::File::open(path).map_err(hashing)?;
-    let mut hasher = Sha256::new();
-    std::io::copy(&mut file, &mut HashWriter(&mut hasher)).map_err(hashing)?;
-    Ok(hex::encode(hasher.finalize()))
-}
-
-struct HashWriter<'a>(&'a mut sha2::Sha256);
-
-impl std::io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        sha2::Digest::update(self.0, bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+    })
 }
