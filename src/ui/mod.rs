@@ -7,7 +7,7 @@
 mod describe;
 
 use std::io::{IsTerminal as _, Write as _};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -100,13 +100,20 @@ impl Ui {
             _ => None,
         };
         self.emit(name, "started", "");
-        Arc::new(Step {
+        let step = Arc::new(Step {
             ui: self.clone(),
             name: name.to_owned(),
             bar,
             started: Instant::now(),
-            last_bytes: Mutex::new(Instant::now()),
-        })
+            last_sample: Mutex::new(Instant::now()),
+            last_said: Mutex::new(Some((Instant::now(), String::new()))),
+        });
+        if matches!(*self.mode, Mode::Lines)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(Step::break_silence(Arc::downgrade(&step)));
+        }
+        step
     }
 
     /// A line that belongs to no step.
@@ -178,15 +185,65 @@ pub struct Step {
     name: String,
     bar: Option<ProgressBar>,
     started: Instant,
-    last_bytes: Mutex<Instant>,
+    /// When a log was last given one of many similar lines.
+    last_sample: Mutex<Instant>,
+    /// What was said last, and when; `None` once the step is done.
+    last_said: Mutex<Option<(Instant, String)>>,
 }
 
+/// In a log, a step that says nothing for this long says that it still runs.
+const SILENCE: Duration = Duration::from_secs(30);
+
 impl Step {
+    async fn break_silence(step: Weak<Self>) {
+        loop {
+            tokio::time::sleep(SILENCE / 6).await;
+            let Some(step) = step.upgrade() else { return };
+            let Ok(mut said) = step.last_said.lock() else {
+                return;
+            };
+            let Some((when, text)) = said.as_mut() else {
+                return;
+            };
+            if when.elapsed() >= SILENCE {
+                *when = Instant::now();
+                let seconds = step.started.elapsed().as_secs();
+                let text = format!("{text} (still running, {seconds} s)");
+                step.ui.emit(&step.name, "note", text.trim_start());
+            }
+        }
+    }
+
+    /// Shows one of many similar lines. A log is given one every few seconds, and the `last` of them: all of them would drown it.
+    fn sample(&self, text: &str, last: bool) {
+        const INTERVAL: Duration = Duration::from_secs(5);
+        if let (None, Ok(mut sampled)) = (&self.bar, self.last_sample.lock()) {
+            if !last && sampled.elapsed() < INTERVAL {
+                return;
+            }
+            *sampled = Instant::now();
+        }
+        self.note(text);
+    }
+
+    /// Writes one line of this step.
+    fn tell(&self, text: &str) {
+        if let Ok(mut said) = self.last_said.lock()
+            && said.is_some()
+        {
+            *said = Some((Instant::now(), text.to_owned()));
+        }
+        self.ui.emit(&self.name, "note", text);
+    }
+
     /// Ends the step with one line that says what came of it.
     pub fn done(&self, text: &str) {
         let seconds = self.started.elapsed().as_secs_f64();
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+        if let Ok(mut said) = self.last_said.lock() {
+            *said = None;
         }
         if let Ok(mut phases) = self.ui.phases.lock() {
             phases.push(Phase {
@@ -200,7 +257,7 @@ impl Step {
 
     /// Shows something that is worth a line of its own even on a terminal.
     pub fn say(&self, text: &str) {
-        self.ui.emit(&self.name, "note", text);
+        self.tell(text);
     }
 }
 
@@ -208,7 +265,7 @@ impl Progress for Step {
     fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(text.to_owned()),
-            None => self.ui.emit(&self.name, "note", text),
+            None => self.tell(text),
         }
     }
 
@@ -218,18 +275,7 @@ impl Progress for Step {
             Some(total) => format!("{what}: {} of {} MiB", done / MIB, total / MIB),
             None => format!("{what}: {} MiB", done / MIB),
         };
-        if let Some(bar) = &self.bar {
-            bar.set_message(text);
-            return;
-        }
-        // A line for every chunk would drown a log.
-        let Ok(mut last) = self.last_bytes.lock() else {
-            return;
-        };
-        if last.elapsed() > Duration::from_secs(5) || total == Some(done) {
-            *last = Instant::now();
-            self.ui.emit(&self.name, "note", &text);
-        }
+        self.sample(&text, total == Some(done));
     }
 }
 
@@ -256,6 +302,13 @@ impl crate::images::event::Reporter for Step {
             | ImageEvent::BuildFinished { .. }
             | ImageEvent::Pushed { .. } => {
                 self.say(&text);
+            }
+            ImageEvent::BuildLine { line, .. } => {
+                if self.ui.is_json() {
+                    self.note(&text);
+                } else if !line.trim().is_empty() {
+                    self.sample(&text, false);
+                }
             }
             ImageEvent::UploadProgress { .. } | ImageEvent::Summary { .. } => {}
             _ => self.note(&text),

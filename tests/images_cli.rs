@@ -1,0 +1,115 @@
+//! `orch images` as a program: what it says and with which exit code when a push cannot succeed. Nothing is pinned then.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared with the tests of the library, which use more of it"
+)]
+mod images_fake;
+
+use std::path::Path;
+use std::process::Stdio;
+
+use images_fake::{FakeRegistry, FaultKind};
+
+const MANIFEST: &str = "kind: Pod\nspec:\n  containers:\n  - image: app\n";
+
+fn project(dockerfile: &str, manifest: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("Dockerfiles/app/Dockerfile", dockerfile);
+    write("Dockerfiles/app/file", "content\n");
+    write("Manifests/pod.yaml", manifest);
+    write(
+        "orch.yaml",
+        "name: images-cli\nprovider: docker\nnetwork: {subnet: 192.168.59.0/24}\n\
+         nodes: [{name: master, role: server, address: 192.168.59.10}]\n\
+         stacks: [{name: pods, manifests: Manifests, namespace: default}]\n",
+    );
+    folder
+}
+
+/// What `orch images push --pin` with a wrong password said, after making sure that it pinned and locked nothing.
+struct Refusal {
+    code: i32,
+    text: String,
+}
+
+async fn push(folder: &Path, registry: &str) -> Refusal {
+    let manifest = folder.join("Manifests/pod.yaml");
+    let before = std::fs::read(&manifest).unwrap();
+    // The user `me` with the password `hush-hush`.
+    std::fs::write(
+        folder.join("config.json"),
+        format!(r#"{{"auths":{{"{registry}":{{"auth":"bWU6aHVzaC1odXNo"}}}}}}"#),
+    )
+    .unwrap();
+    let output = tokio::process::Command::new(assert_cmd::cargo::cargo_bin("orch"))
+        .args(["images", "push", "--pin", "--plain-http"])
+        .args(["--registry", registry, "--namespace", "me"])
+        .current_dir(folder)
+        .env_remove("ORCH_FILE")
+        .env_remove("DOCKER_HUB_USERNAME")
+        .env("DOCKER_CONFIG", folder)
+        .env("ORCH_CACHE", folder.join("cache"))
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(std::fs::read(&manifest).unwrap(), before);
+    assert!(!folder.join("images.lock").exists());
+    Refusal {
+        code: output.status.code().unwrap(),
+        text: String::from_utf8([output.stdout, output.stderr].concat()).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn a_refused_login_is_exit_7_before_anything_is_built() {
+    let registry = FakeRegistry::start().await;
+    let nobody = "nobody has this".to_owned();
+    registry.state.lock().unwrap().tokens.insert(nobody);
+    for _ in 0..20 {
+        registry.fail("GET", "/token", FaultKind::Status(401, ""));
+    }
+    let folder = project("FROM scratch\nCOPY file /\n", MANIFEST);
+    let Refusal { code, text } = push(folder.path(), &registry.address).await;
+    assert_eq!(code, 7, "{text}");
+    assert!(text.contains(&registry.address), "{text}");
+    assert!(text.contains("docker login"), "{text}");
+    assert!(!text.contains("hush"), "{text}");
+    assert_eq!(registry.count("POST"), 0, "{:?}", registry.log());
+}
+
+#[tokio::test]
+async fn a_dockerfile_that_fails_is_exit_6_with_its_last_lines() {
+    let registry = FakeRegistry::start().await;
+    let folder = project("FROM scratch\nCOPY file /\nCOPY absent /\n", MANIFEST);
+    let Refusal { code, text } = push(folder.path(), &registry.address).await;
+    assert_eq!(code, 6, "{text}");
+    assert!(text.contains("COPY absent /"), "{text}");
+    assert!(text.contains("Dockerfiles/app/Dockerfile"), "{text}");
+    assert_eq!(registry.count("POST"), 0, "{:?}", registry.log());
+}
+
+#[tokio::test]
+async fn an_image_nobody_builds_is_exit_3_with_its_place() {
+    let registry = FakeRegistry::start().await;
+    let folder = project(
+        "FROM scratch\nCOPY file /\n",
+        &format!("{MANIFEST}  - image: nginx:1\n"),
+    );
+    let Refusal { code, text } = push(folder.path(), &registry.address).await;
+    assert_eq!(code, 3, "{text}");
+    assert!(
+        text.contains("pod.yaml:5:12: nobody builds `nginx:1`"),
+        "{text}"
+    );
+    assert_eq!(registry.log(), Vec::<String>::new());
+}
