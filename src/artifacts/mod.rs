@@ -38,6 +38,8 @@ pub struct Request<'a> {
     pub cache: &'a Path,
     /// The folder with the stand-in's sources.
     pub standin: &'a Path,
+    /// Whether the nodes can run the stand-in, which needs the programs of orch's own node image.
+    pub standin_runs: bool,
     /// Checksums that earlier runs locked, by asset name.
     pub locked: &'a BTreeMap<String, String>,
 }
@@ -119,6 +121,10 @@ pub enum ArtifactError {
         checksum_file()
     )]
     Incomplete { directory: PathBuf, asset: String },
+    #[error(
+        "the stand-in for K3s runs on nodes of the docker provider on x86-64 only; give k3s.source another value in orch.yaml"
+    )]
+    NoStandin,
     #[error("cannot {operation}")]
     Io {
         operation: String,
@@ -180,16 +186,21 @@ pub async fn acquire(
         });
     }
     let reason = match request.policy {
+        Policy::Standin if !request.standin_runs => return Err(ArtifactError::NoStandin),
         Policy::Standin => "orch.yaml asks for it".to_owned(),
         Policy::Any | Policy::Release => {
             let directory = request.cache.join("k3s").join(request.version);
-            if directory.join(checksum_file()).exists() {
-                let sha256 = verify(&directory, request.locked)?;
-                return Ok(Artifacts {
-                    directory,
-                    source: Source::Cache,
-                    sha256,
-                });
+            match verify(&directory, request.locked) {
+                Ok(sha256) => {
+                    return Ok(Artifacts {
+                        directory,
+                        source: Source::Cache,
+                        sha256,
+                    });
+                }
+                // Nothing is there yet, or somebody deleted a damaged file: what is missing is fetched.
+                Err(ArtifactError::Incomplete { .. }) => {}
+                Err(error) => return Err(error),
             }
             match release::fetch(request, &directory, progress).await {
                 Ok(()) => {
@@ -200,7 +211,9 @@ pub async fn acquire(
                         sha256,
                     });
                 }
-                Err(ArtifactError::Unreachable { url, .. }) if request.policy == Policy::Any => {
+                Err(ArtifactError::Unreachable { url, .. })
+                    if request.policy == Policy::Any && request.standin_runs =>
+                {
                     format!("{url} cannot be reached")
                 }
                 Err(error) => return Err(error),

@@ -1,6 +1,7 @@
 //! K3s's release download: the checksum file first, then each asset into a temporary file that gets
 //! its name only once its sum is right.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::{
     ArtifactError, Request, arch, binary_name, checksum_file, images_name, io, parse_sums,
+    sha256_of,
 };
 use crate::progress::Progress;
 
@@ -57,6 +59,10 @@ pub(super) async fn fetch(
                 asset: format!("a checksum of {asset} ({}) in {sums_url}", arch()),
             });
         };
+        // Fetched by a run that was interrupted before the other asset.
+        if sha256_of(&directory.join(asset)).is_ok_and(|actual| actual == *expected) {
+            continue;
+        }
         download(
             &client,
             &url,
@@ -148,5 +154,8 @@ async fn download(
             expected_by: checksum_file().to_owned(),
         });
     }
-    std::fs::rename(&partial, target).map_err(io(format!("write {}", target.display())))
+    // `orch kubectl` runs the K3s binary where no kubectl is installed.
+    std::fs::set_permissions(&partial, std::fs::Permissions::from_mode(0o755))
+        .and_then(|()| std::fs::rename(&partial, target))
+        .map_err(io(format!("write {}", target.display())))
 }

@@ -2,7 +2,7 @@
 
 use super::{Context, doctor, machines};
 use crate::exit::{Exit, WithExit as _};
-use crate::machines::Provider;
+use crate::process::find_program;
 
 pub(super) async fn stop(context: &Context) -> anyhow::Result<()> {
     let vagrant = context.vagrant();
@@ -25,13 +25,16 @@ pub(super) async fn stop(context: &Context) -> anyhow::Result<()> {
 pub(super) async fn destroy(context: &Context) -> anyhow::Result<()> {
     let step = context.ui.step("machines");
     let vagrant = context.vagrant();
-    let uses_docker = context.provider() == Provider::Docker;
+    let resources = context.resources();
+    // The registry is a container whatever makes the machines. Without Docker there is none.
+    let uses_docker = find_program("docker").is_some();
     if uses_docker {
         doctor::engine(context).await?;
-    }
-    if uses_docker {
-        context
-            .resources()
+        resources
+            .check_owner()
+            .await
+            .exit(Exit::Machine, "looking for the cluster's containers")?;
+        resources
             .kill_nodes()
             .await
             .exit(Exit::Machine, "ending the machines")?;
@@ -44,7 +47,7 @@ pub(super) async fn destroy(context: &Context) -> anyhow::Result<()> {
     }
     if uses_docker {
         // Also what a killed run left and Vagrant never knew.
-        context.resources().remove_all().await.exit(
+        resources.remove_all().await.exit(
             Exit::Machine,
             "removing the cluster's containers, network and volumes",
         )?;

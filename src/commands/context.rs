@@ -30,13 +30,21 @@ impl Context {
         &self.config.name.value
     }
 
-    /// The provider that `orch.yaml` names, or the one this host can run.
+    /// The provider of the machines that exist; before there are any, the one that `orch.yaml` names, or that this host
+    /// can run.
     pub fn provider(&self) -> Provider {
+        crate::machines::existing_provider(&self.project.vagrant_state())
+            .or_else(|| self.wanted_provider())
+            .unwrap_or_else(|| Provider::detect(crate::host::has_vagrant_libvirt()))
+    }
+
+    /// The provider that `orch.yaml` names; `None` for `auto`.
+    pub const fn wanted_provider(&self) -> Option<Provider> {
         match self.config.provider {
-            config::Provider::Auto => Provider::detect(),
-            config::Provider::Virtualbox => Provider::Virtualbox,
-            config::Provider::Libvirt => Provider::Libvirt,
-            config::Provider::Docker => Provider::Docker,
+            config::Provider::Auto => None,
+            config::Provider::Virtualbox => Some(Provider::Virtualbox),
+            config::Provider::Libvirt => Some(Provider::Libvirt),
+            config::Provider::Docker => Some(Provider::Docker),
         }
     }
 
@@ -50,7 +58,7 @@ impl Context {
     }
 
     pub fn resources(&self) -> ClusterResources {
-        ClusterResources::new(self.cluster())
+        ClusterResources::new(self.cluster(), self.project.root())
     }
 
     /// A path from `orch.yaml`, seen from the project's root.

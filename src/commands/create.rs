@@ -48,7 +48,7 @@ pub(super) async fn start(context: &Context) -> anyhow::Result<()> {
 
 async fn artifacts(context: &Context) -> anyhow::Result<Artifacts> {
     let step = context.ui.step("artifacts");
-    let artifacts = machines::acquire_artifacts(context, step.as_ref()).await?;
+    let artifacts = machines::acquire_artifacts(context, context.provider(), step.as_ref()).await?;
     let version = &context.config.k3s.version.value;
     step.done(&match &artifacts.source {
         Source::Directory => format!("K3s {version} from {}", artifacts.directory.display()),

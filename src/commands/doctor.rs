@@ -6,16 +6,23 @@ use crate::host::{Finding, Privilege, Requirement};
 use crate::machines::Provider;
 use crate::progress::Progress as _;
 
-/// What a cold run writes: images, caches and two nodes.
-const SPACE_MIB: u64 = 10 * 1024;
+/// What a first run writes in MiB: images, caches and two nodes.
+const FIRST_RUN_MIB: u64 = 10 * 1024;
+/// What a run on existing machines may have to write in MiB.
+const LATER_RUN_MIB: u64 = 1024;
 
 /// What this cluster asks of the host. Ports count only before the cluster has them itself.
 fn requirements(context: &Context, with_ports: bool) -> Vec<Requirement> {
     let program = |name, package, why| Requirement::Program { name, package, why };
+    let mib = if context.vagrant().has_machines() {
+        LATER_RUN_MIB
+    } else {
+        FIRST_RUN_MIB
+    };
     let mut list = vec![
         Requirement::Space {
             path: context.project.cache().to_owned(),
-            mib: SPACE_MIB,
+            mib,
         },
         program("ssh-keygen", "openssh-client", "makes the machines' keys"),
         program("vagrant", "vagrant", "makes the machines"),
@@ -27,11 +34,15 @@ fn requirements(context: &Context, with_ports: bool) -> Vec<Requirement> {
         // Images are built by Docker with every provider.
         Requirement::EngineInstalled,
         Requirement::EngineRunning,
+        Requirement::EngineSpace { mib },
         Requirement::Buildx,
     ];
     match context.provider() {
         Provider::Virtualbox => list.push(program("VBoxManage", "virtualbox", "runs the machines")),
-        Provider::Libvirt => list.push(program("virsh", "libvirt-clients", "runs the machines")),
+        Provider::Libvirt => list.extend([
+            program("virsh", "libvirt-clients", "runs the machines"),
+            Requirement::VagrantLibvirt,
+        ]),
         Provider::Docker => {}
     }
     if with_ports {
@@ -60,6 +71,17 @@ async fn ports_matter(context: &Context) -> bool {
 /// Checks and mends the host, as the first step of other commands.
 pub(super) async fn preflight(context: &Context) -> anyhow::Result<()> {
     let step = context.ui.step("preflight");
+    let (existing, wanted) = (context.provider(), context.wanted_provider());
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != existing) {
+        let (existing, wanted) = (existing.as_str(), wanted.as_str());
+        return Err(anyhow::anyhow!(
+            "the machines were made with {existing}, orch.yaml says {wanted}"
+        ))
+        .exit(
+            Exit::Input,
+            "a cluster keeps its provider; put it back, or run `orch destroy` first",
+        );
+    }
     let privilege = Privilege::detect();
     let mut fixed = Vec::new();
     for requirement in requirements(context, false) {

@@ -28,7 +28,9 @@ pub(super) async fn kubectl(context: &Context, arguments: &[OsString]) -> anyhow
     // The cached K3s stands in where kubectl is not installed; without either the error says so.
     let k3s = match crate::process::find_program("kubectl") {
         Some(_) => None,
-        None => machines::acquire_artifacts(context, &Silent).await.ok(),
+        None => machines::acquire_artifacts(context, context.provider(), &Silent)
+            .await
+            .ok(),
     };
     let binary = k3s.map(|artifacts| artifacts.binary());
     let error = kubectl_program::exec(&context.project.kubeconfig(), binary.as_deref(), arguments);

@@ -17,6 +17,7 @@ use crate::ui::{Step, describe_node_event};
 /// K3s's release assets, or the stand-in's.
 pub(super) async fn acquire_artifacts(
     context: &Context,
+    provider: Provider,
     progress: &dyn Progress,
 ) -> anyhow::Result<Artifacts> {
     let k3s = &context.config.k3s;
@@ -37,6 +38,7 @@ pub(super) async fn acquire_artifacts(
         release_url: &k3s.release_url,
         cache: context.project.cache(),
         standin: &standin,
+        standin_runs: provider == Provider::Docker && cfg!(target_arch = "x86_64"),
         locked: &locked,
     };
     let artifacts = artifacts::acquire(&request, progress)
@@ -79,12 +81,12 @@ fn lock_sums(path: &Path, version: &str, sums: &BTreeMap<String, String>) -> any
 }
 
 /// Where nodes find what docker.io would give them, when a registry stands in for it.
-fn mirror(context: &Context) -> anyhow::Result<Option<String>> {
+fn mirror(context: &Context, provider: Provider) -> anyhow::Result<Option<String>> {
     if !publish::uses_local_registry(context)? {
         return Ok(None);
     }
     let config = &context.config;
-    Ok(match context.provider() {
+    Ok(match provider {
         Provider::Docker => config
             .registry_address()
             .map(|address| format!("http://{address}:5000")),
@@ -148,7 +150,7 @@ pub(super) async fn prepare(
             .collect::<Result<_, artifacts::ArtifactError>>()
             .exit(Exit::Machine, "hashing K3s's assets")?,
         sha256: artifacts.sha256.clone(),
-        mirror: mirror(context)?,
+        mirror: mirror(context, provider)?,
         subnet: config.network.subnet.value,
         volumes: if config.storage.class.is_some() {
             Vec::new()
@@ -188,7 +190,7 @@ pub(super) async fn clear_strays(context: &Context, step: &Step) -> anyhow::Resu
     let known = context.vagrant().docker_ids();
     let removed = context
         .resources()
-        .remove_strays(&known, context.project.root())
+        .remove_strays(&known)
         .await
         .exit(Exit::Machine, "clearing what an earlier run left")?;
     for node in removed {
@@ -209,7 +211,7 @@ pub(super) async fn prepare_for_vagrant(
     if std::env::var_os("ORCH_EVENTS").is_none_or(|value| value != "1") {
         doctor::preflight(context).await?;
     }
-    let artifacts = acquire_artifacts(context, step.as_ref()).await?;
+    let artifacts = acquire_artifacts(context, provider, step.as_ref()).await?;
     let prepared = prepare(context, provider, &artifacts, &step).await?;
     step.done("the machines can be made");
     ui.result_json(&prepared);
@@ -219,11 +221,11 @@ pub(super) async fn prepare_for_vagrant(
 /// `orch machines clean`: after the last machine is gone, its network and volumes go too.
 pub(super) async fn clean(context: &Context) -> anyhow::Result<()> {
     let resources = context.resources();
-    if resources
+    let has_containers = resources
         .has_nodes()
         .await
-        .exit(Exit::Machine, "looking for machines")?
-    {
+        .exit(Exit::Machine, "looking for machines")?;
+    if has_containers || context.vagrant().has_machines() {
         return Ok(());
     }
     resources

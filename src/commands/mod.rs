@@ -13,23 +13,77 @@ mod manifests;
 mod publish;
 mod status;
 
+use std::time::Duration;
+
 use clap::CommandFactory as _;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Cli, Command, ConfigCommand, KubeconfigCommand, MachinesCommand};
 use crate::exit::{Exit, WithExit as _};
+use crate::process;
 use crate::ui::Ui;
 
 pub use context::Context;
 
-/// Runs the command until it ends or Ctrl-C does.
+/// How long programs may clean up after themselves when nobody waits for their result any more.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Runs the command until it ends or a signal ends it.
 pub async fn run(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
     // One TLS implementation for every client in this process; a second call is refused and harmless.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    tokio::select! {
+    let result = tokio::select! {
         result = dispatch(cli, ui) => result,
-        _ = tokio::signal::ctrl_c() => {
+        () = signalled() => {
             ui.note("interrupted; run the same command again to go on from here");
             Ok(Exit::Interrupted)
+        }
+    };
+    if process::is_ending() {
+        ui.note("waiting for what still runs to clean up; Ctrl-C again ends it at once");
+        tokio::select! {
+            () = process::settle(PATIENCE) => {}
+            () = signalled() => {}
+        }
+    }
+    result
+}
+
+/// Ends with Ctrl-C or a request to terminate.
+async fn signalled() {
+    let terminate = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signals) => signals.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate => {}
+    }
+}
+
+/// Waits until no other orch works on this cluster's machines; the lock goes with the file.
+async fn alone(context: &Context) -> anyhow::Result<std::fs::File> {
+    let path = context.project.file();
+    let file = std::fs::File::open(path)?;
+    let mut told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) => {
+                if !told {
+                    told = true;
+                    context.ui.note(&format!(
+                        "waiting for another orch that works on {}",
+                        path.display()
+                    ));
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            Err(std::fs::TryLockError::Error(error)) => {
+                return Err(error).exit(Exit::Host, format!("locking {}", path.display()));
+            }
         }
     }
 }
@@ -43,6 +97,16 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
     }
     let context =
         Context::load(&cli.file, ui).exit(Exit::Input, "reading the cluster's description")?;
+    let changes_machines = match &cli.command {
+        Command::Create(arguments) => !arguments.dry_run,
+        Command::Start | Command::Stop | Command::Destroy => true,
+        _ => false,
+    };
+    let _lock = if changes_machines {
+        Some(alone(&context).await?)
+    } else {
+        None
+    };
     match cli.command {
         Command::Create(arguments) => create::run(&context, &arguments).await?,
         Command::Start => create::start(&context).await?,

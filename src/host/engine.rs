@@ -24,6 +24,28 @@ impl Engine {
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
+    /// Where the engine keeps images and containers; `None` when that is not a folder of this host.
+    pub(super) async fn data() -> Option<PathBuf> {
+        let text = Program::new("docker")
+            .args(["info", "--format", "{{.DockerRootDir}}"])
+            .output()
+            .await
+            .ok()?;
+        Some(PathBuf::from(text.trim())).filter(|path| path.is_dir())
+    }
+
+    /// Fails when an engine runs that this user may not talk to: starting another one would not help.
+    pub(super) async fn check_allowed() -> Result<(), HostError> {
+        match Program::new("docker").args(["version"]).run().await {
+            Err(error) if error.to_string().contains("permission denied") => {
+                Err(HostError::EngineRefused {
+                    detail: error.to_string(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The buildx plugin's version, if there is one.
     pub async fn buildx_version() -> Option<String> {
         let text = Program::new("docker")
@@ -70,17 +92,10 @@ impl Engine {
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
-        let detail = Program::new("docker").args(["version"]).run().await;
-        match detail {
-            Err(error) if error.to_string().contains("permission denied") => {
-                Err(HostError::EngineRefused {
-                    detail: error.to_string(),
-                })
-            }
-            _ => Err(HostError::EngineSilent {
-                seconds: START_TIMEOUT.as_secs(),
-                log,
-            }),
-        }
+        Self::check_allowed().await?;
+        Err(HostError::EngineSilent {
+            seconds: START_TIMEOUT.as_secs(),
+            log,
+        })
     }
 }

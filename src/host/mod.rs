@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use crate::process::{RunError, find_program};
 
 pub use engine::Engine;
-pub use packages::{Privilege, debian_mirror};
+pub use packages::{Privilege, debian_mirror, has_vagrant_libvirt};
 pub use ports::{PortOwner, port_owner};
 
 /// Why the host is not ready.
@@ -44,12 +44,14 @@ pub enum HostError {
         key: String,
     },
     #[error(
-        "{path} has {free_mib} MiB free and needs {needed_mib}; make room (`docker image prune`, `orch destroy`) or set ORCH_CACHE to another disk"
+        "{path} has {free_mib} MiB free and needs {needed_mib}; make room (`docker image prune`, destroy clusters, empty the cache){hint}"
     )]
     DiskFull {
         path: PathBuf,
         free_mib: u64,
         needed_mib: u64,
+        /// What else helps here.
+        hint: &'static str,
     },
     #[error("cannot {operation}")]
     Io {
@@ -75,6 +77,10 @@ pub enum Requirement {
     Buildx,
     /// TCP ports on 127.0.0.1 that nobody else uses, with their key in `orch.yaml`.
     PortsFree(Vec<(u16, String)>),
+    /// Vagrant's plugin for libvirt.
+    VagrantLibvirt,
+    /// Free space, in MiB, where the engine keeps its data, as far as that is on this host.
+    EngineSpace { mib: u64 },
     /// Free space, in MiB, where a path lies.
     Space { path: PathBuf, mib: u64 },
 }
@@ -97,6 +103,8 @@ impl Requirement {
             Self::EngineRunning => "docker engine".into(),
             Self::Buildx => "docker buildx".into(),
             Self::PortsFree(_) => "ports".into(),
+            Self::VagrantLibvirt => "vagrant-libvirt".into(),
+            Self::EngineSpace { .. } => "space of the Docker engine".into(),
             Self::Space { path, .. } => format!("space in {}", path.display()),
         }
     }
@@ -118,8 +126,21 @@ impl Requirement {
             },
             Self::EngineRunning => match Engine::version().await {
                 Some(version) => Finding::Present(format!("version {version}")),
-                None => Finding::Missing("the Docker engine does not run".into()),
+                None => {
+                    Engine::check_allowed().await?;
+                    Finding::Missing("the Docker engine does not run".into())
+                }
             },
+            Self::VagrantLibvirt => {
+                if has_vagrant_libvirt() {
+                    Finding::Present("installed".into())
+                } else {
+                    Finding::Missing(
+                        "vagrant-libvirt is not installed (how Vagrant makes libvirt's machines)"
+                            .into(),
+                    )
+                }
+            }
             Self::Buildx => match Engine::buildx_version().await {
                 Some(version) => Finding::Present(version),
                 None => Finding::Missing("Docker's buildx plugin is not installed".into()),
@@ -138,16 +159,16 @@ impl Requirement {
                 Finding::Present(format!("{} free", list.join(", ")))
             }
             Self::Space { path, mib } => {
-                let free_mib = space::free_mib(path)?;
-                if free_mib < *mib {
-                    return Err(HostError::DiskFull {
-                        path: path.clone(),
-                        free_mib,
-                        needed_mib: *mib,
-                    });
-                }
-                Finding::Present(format!("{free_mib} MiB free"))
+                space::require(path, *mib, " or set ORCH_CACHE to another disk")?
             }
+            Self::EngineSpace { mib } => match Engine::data().await {
+                Some(path) => space::require(
+                    &path,
+                    *mib,
+                    " or give the engine another `data-root` in /etc/docker/daemon.json",
+                )?,
+                None => Finding::Present("the engine's data is not on this host".into()),
+            },
         })
     }
 
@@ -158,8 +179,9 @@ impl Requirement {
             Self::EngineInstalled => privilege.install(&["docker.io", "iptables"]).await,
             Self::EngineRunning => Engine::start(privilege).await,
             Self::Buildx => packages::install_buildx(privilege).await,
-            // Both are errors already when they are checked: only the user can decide.
-            Self::PortsFree(_) | Self::Space { .. } => Ok(()),
+            Self::VagrantLibvirt => privilege.install(&["vagrant-libvirt"]).await,
+            // All are errors already when they are checked: only the user can decide.
+            Self::PortsFree(_) | Self::Space { .. } | Self::EngineSpace { .. } => Ok(()),
         }
     }
 }

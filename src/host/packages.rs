@@ -1,9 +1,9 @@
 //! Debian packages: installing them, and finding the mirror that the host's apt already uses.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::HostError;
-use crate::process::{Program, find_program};
+use crate::process::{OnCancel, Program, find_program};
 
 /// The Debian release after the stable one that orch supports: the first with a buildx package.
 const NEXT_RELEASE: &str = "trixie";
@@ -31,7 +31,11 @@ impl Privilege {
     /// `program` as root.
     pub(super) fn command(&self, program: &str, arguments: &[&str]) -> Result<Program, HostError> {
         match self {
-            Self::Root => Ok(Program::new(program).args(arguments)),
+            // Half an installation is worse than a late end. sudo may have to ask for a password, and
+            // then needs the terminal.
+            Self::Root => Ok(Program::new(program)
+                .args(arguments)
+                .on_cancel(OnCancel::Finish)),
             Self::Sudo => Ok(Program::new("sudo").args([program]).args(arguments)),
             Self::None => Err(HostError::NoPrivilege {
                 packages: program.to_owned(),
@@ -66,6 +70,11 @@ impl Privilege {
         if install.run().await.is_ok() {
             return Ok(());
         }
+        // An earlier installation may have been cut off.
+        self.command("dpkg", &["--configure", "-a"])?
+            .run()
+            .await
+            .map_err(failed)?;
         // The index may be missing or old: fetch it once and try again.
         self.command("apt-get", &["update"])?
             .run()
@@ -73,6 +82,30 @@ impl Privilege {
             .map_err(failed)?;
         install.run().await.map_err(failed)
     }
+}
+
+/// Whether Vagrant can talk to libvirt. Looks where Debian's package and `vagrant plugin install` put the plugin, because
+/// Vagrant itself takes seconds to answer.
+pub fn has_vagrant_libvirt() -> bool {
+    let packaged = || {
+        let folder = "/usr/share/rubygems-integration/all/specifications";
+        std::fs::read_dir(folder).is_ok_and(|entries| {
+            entries.filter_map(Result::ok).any(|entry| {
+                entry
+                    .file_name()
+                    .to_string_lossy()
+                    .starts_with("vagrant-libvirt-")
+            })
+        })
+    };
+    let installed = || {
+        let home = std::env::var_os("VAGRANT_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".vagrant.d")));
+        home.and_then(|home| std::fs::read_to_string(home.join("plugins.json")).ok())
+            .is_some_and(|plugins| plugins.contains("\"vagrant-libvirt\""))
+    };
+    packaged() || installed()
 }
 
 /// The Debian mirror that this host's apt is configured with.

@@ -2,10 +2,24 @@
 
 use std::path::Path;
 
-use super::HostError;
+use super::{Finding, HostError};
+
+/// An error unless `mib` are free where `path` lies; `hint` is the rest of its advice.
+pub(super) fn require(path: &Path, mib: u64, hint: &'static str) -> Result<Finding, HostError> {
+    let free_mib = free_mib(path)?;
+    if free_mib < mib {
+        return Err(HostError::DiskFull {
+            path: path.to_owned(),
+            free_mib,
+            needed_mib: mib,
+            hint,
+        });
+    }
+    Ok(Finding::Present(format!("{free_mib} MiB free")))
+}
 
 /// Free MiB for an unprivileged user where `path`, or its nearest parent that exists, lies.
-pub(super) fn free_mib(path: &Path) -> Result<u64, HostError> {
+fn free_mib(path: &Path) -> Result<u64, HostError> {
     let existing = path
         .ancestors()
         .find(|p| p.exists())

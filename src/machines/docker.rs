@@ -3,22 +3,46 @@
 //!
 //! Everything carries [`CLUSTER_LABEL`]; nothing without it is ever touched.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{CLUSTER_LABEL, MachineError, NODE_LABEL, PROJECT_LABEL};
 use crate::process::{Program, RunError};
 
-/// The engine's things of one cluster.
+/// The engine's things of one cluster of one project.
 #[derive(Debug, Clone)]
 pub struct ClusterResources {
     cluster: String,
+    project: PathBuf,
 }
 
 impl ClusterResources {
-    pub fn new(cluster: &str) -> Self {
+    /// `project` is the folder that the cluster belongs to.
+    pub fn new(cluster: &str, project: &Path) -> Self {
         Self {
             cluster: cluster.to_owned(),
+            project: project.to_owned(),
         }
+    }
+
+    /// Fails where a cluster of this name belongs to another project whose folder still exists.
+    pub async fn check_owner(&self) -> Result<(), MachineError> {
+        let format = format!("{{{{.Label \"{PROJECT_LABEL}\"}}}}");
+        for kind in ["container", "volume", "network"] {
+            let all: &[&str] = if kind == "container" { &["--all"] } else { &[] };
+            let owners = self
+                .list(kind, &[all, &["--format", &format]].concat())
+                .await?;
+            let foreign = owners.iter().find(|owner| {
+                !owner.is_empty() && Path::new(owner) != self.project && Path::new(owner).exists()
+            });
+            if let Some(owner) = foreign {
+                return Err(MachineError::OtherProject {
+                    cluster: self.cluster.clone(),
+                    project: owner.clone(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The network's name, and the prefix of every volume's.
@@ -35,6 +59,10 @@ impl ClusterResources {
         format!("{CLUSTER_LABEL}={}", self.cluster)
     }
 
+    fn project_label(&self) -> String {
+        format!("{PROJECT_LABEL}={}", self.project.display())
+    }
+
     /// Makes network and volumes for these nodes unless they are there.
     pub async fn ensure(
         &self,
@@ -48,7 +76,7 @@ impl ClusterResources {
             .await?
             .is_empty()
         {
-            docker(["network", "create", "--label", &self.label(), "--subnet", subnet, "--gateway", gateway, &network])
+            docker(["network", "create", "--label", &self.label(), "--label", &self.project_label(), "--subnet", subnet, "--gateway", gateway, &network])
                 .run()
                 .await
                 .map_err(failed(format!("make the network {network} ({subnet}); another network may use the subnet: see `docker network ls`, or give network.subnet another value in orch.yaml")))?;
@@ -62,7 +90,9 @@ impl ClusterResources {
         });
         for volume in std::iter::once(format!("{network}-volumes")).chain(per_node) {
             if !present.contains(&volume) {
-                docker(["volume", "create", "--label", &self.label(), &volume])
+                docker(["volume", "create"])
+                    .args(["--label", &self.label(), "--label", &self.project_label()])
+                    .args([&volume])
                     .run()
                     .await
                     .map_err(failed(format!("make the volume {volume}")))?;
@@ -74,25 +104,11 @@ impl ClusterResources {
     /// Removes node containers that Vagrant does not know: a run that was killed between `docker
     /// run` and Vagrant's note of it. Their node state goes with them, the cluster's data stays.
     /// Another project's cluster of the same name is an error.
-    pub async fn remove_strays(
-        &self,
-        known: &[String],
-        project: &Path,
-    ) -> Result<Vec<String>, MachineError> {
+    pub async fn remove_strays(&self, known: &[String]) -> Result<Vec<String>, MachineError> {
+        self.check_owner().await?;
         let mut removed = Vec::new();
         for line in self.node_containers().await? {
-            let mut fields = line.splitn(3, ' ');
-            let (id, node) = (
-                fields.next().unwrap_or_default(),
-                fields.next().unwrap_or_default(),
-            );
-            let owner = fields.next().unwrap_or_default();
-            if Path::new(owner) != project {
-                return Err(MachineError::OtherProject {
-                    cluster: self.cluster.clone(),
-                    project: owner.to_owned(),
-                });
-            }
+            let (id, node) = line.split_once(' ').unwrap_or((&line, ""));
             if known.iter().any(|known| known == id) {
                 continue;
             }
@@ -112,11 +128,9 @@ impl ClusterResources {
         Ok(removed)
     }
 
-    /// `<id> <node> <project>` of every node container, running or not.
+    /// `<id> <node>` of every node container, running or not.
     async fn node_containers(&self) -> Result<Vec<String>, MachineError> {
-        let format = format!(
-            "{{{{.ID}}}} {{{{.Label \"{NODE_LABEL}\"}}}} {{{{.Label \"{PROJECT_LABEL}\"}}}}"
-        );
+        let format = format!("{{{{.ID}}}} {{{{.Label \"{NODE_LABEL}\"}}}}");
         let arguments = [
             "--all",
             "--no-trunc",
@@ -156,8 +170,10 @@ impl ClusterResources {
             .map_err(failed("end the nodes' containers"))
     }
 
-    /// Removes every container, volume and network of the cluster, and its image tag.
+    /// Removes every container, volume and network of the cluster, and its image tag. Another
+    /// project's cluster of the same name is an error.
     pub async fn remove_all(&self) -> Result<(), MachineError> {
+        self.check_owner().await?;
         let containers = self
             .list("container", &["--all", "--format", "{{.ID}}"])
             .await?;

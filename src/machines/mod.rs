@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use crate::process::RunError;
 
 pub use prepare::{Prepared, PreparedFile, PreparedNode, Request, WantedNode, prepare};
-pub use vagrant::{MachineEvent, MachineState, Vagrant};
+pub use vagrant::{MachineEvent, MachineState, Vagrant, existing_provider};
 
 /// The label that every container, network and volume of a cluster carries.
 pub const CLUSTER_LABEL: &str = "dev.orch.cluster";
@@ -35,6 +35,8 @@ pub enum Provider {
 }
 
 impl Provider {
+    pub const ALL: [Self; 3] = [Self::Virtualbox, Self::Libvirt, Self::Docker];
+
     /// Vagrant's own name for it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -44,12 +46,16 @@ impl Provider {
         }
     }
 
-    /// The first provider that this host can run, virtual machines before containers.
-    pub fn detect() -> Self {
+    /// The first provider that this host can run, virtual machines before containers. libvirt counts only with Vagrant's
+    /// plugin for it.
+    pub fn detect(vagrant_libvirt: bool) -> Self {
         use crate::process::find_program;
         if find_program("VBoxManage").is_some() {
             Self::Virtualbox
-        } else if find_program("virsh").is_some() && std::path::Path::new("/dev/kvm").exists() {
+        } else if find_program("virsh").is_some()
+            && std::path::Path::new("/dev/kvm").exists()
+            && vagrant_libvirt
+        {
             Self::Libvirt
         } else {
             Self::Docker
@@ -61,7 +67,7 @@ impl std::str::FromStr for Provider {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::Virtualbox, Self::Libvirt, Self::Docker]
+        Self::ALL
             .into_iter()
             .find(|provider| provider.as_str() == text)
             .ok_or_else(|| format!("{text:?} is not virtualbox, libvirt or docker"))

@@ -2,13 +2,13 @@
 //! provisioning events travel.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use orch_contract::{Event, EventLine};
 
 use super::{MachineError, Provider};
-use crate::process::Program;
+use crate::process::{OnCancel, Program};
 
 /// What the Vagrantfile puts before an event.
 const EVENT_MARK: &str = "orch-event ";
@@ -71,6 +71,10 @@ impl Vagrant {
             .env("ORCH_EVENTS", "1");
         if let Ok(executable) = std::env::current_exe() {
             program = program.env("ORCH_BIN", executable);
+        }
+        // Half a virtual machine is something that only Vagrant can clear away; containers carry labels.
+        if self.provider != Provider::Docker {
+            program = program.on_cancel(OnCancel::Interrupt);
         }
         program
     }
@@ -162,17 +166,19 @@ impl Vagrant {
 
     /// Whether Vagrant has made any machine of this cluster.
     pub fn has_machines(&self) -> bool {
-        let pattern = self.state.join("machines");
-        std::fs::read_dir(pattern).is_ok_and(|entries| {
-            entries.filter_map(Result::ok).any(|entry| {
-                entry
-                    .path()
-                    .join(self.provider.as_str())
-                    .join("id")
-                    .exists()
-            })
-        })
+        existing_provider(&self.state).is_some()
     }
+}
+
+/// The provider of the machines whose ids Vagrant keeps in `state`; `None` when there are none.
+pub fn existing_provider(state: &Path) -> Option<Provider> {
+    let machines = std::fs::read_dir(state.join("machines")).ok()?;
+    machines.filter_map(Result::ok).find_map(|machine| {
+        Provider::ALL.into_iter().find(|provider| {
+            let id = machine.path().join(provider.as_str()).join("id");
+            id.exists()
+        })
+    })
 }
 
 fn parse(line: &str) -> MachineEvent {
@@ -216,6 +222,17 @@ mod tests {
             MachineEvent::Node(event) => assert_eq!(event.node.to_string(), "master"),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn machines_are_known_by_the_ids_that_vagrant_keeps() {
+        let state = tempfile::tempdir().unwrap();
+        assert_eq!(existing_provider(state.path()), None);
+        let machine = state.path().join("machines/master/libvirt");
+        std::fs::create_dir_all(&machine).unwrap();
+        assert_eq!(existing_provider(state.path()), None, "made and destroyed");
+        std::fs::write(machine.join("id"), "1234").unwrap();
+        assert_eq!(existing_provider(state.path()), Some(Provider::Libvirt));
     }
 
     #[test]

@@ -1,13 +1,18 @@
 //! Runs other programs: captured, streamed line by line, or handed the terminal.
 //!
 //! Boundary: knows no program by name. A failure carries the command as it can be pasted into a
-//! shell and the last lines it printed. Children die with the future that waits for them, so that
-//! Ctrl-C leaves none behind.
+//! shell and the last lines it printed. Children end with the future that waits for them, so that
+//! Ctrl-C leaves none behind: at once, or, where that would leave half a machine or half a package,
+//! in their own time, for which [`settle`] waits.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 
 /// Lines of output that an error keeps.
@@ -36,6 +41,64 @@ pub enum RunError {
     },
 }
 
+/// What happens to a program that nobody waits for any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnCancel {
+    /// It is killed.
+    Kill,
+    /// It is sent SIGINT, once, and may clean up.
+    Interrupt,
+    /// It runs to its end.
+    Finish,
+}
+
+/// Programs that were cancelled and have not ended yet.
+static ENDING: Mutex<Vec<tokio::process::Child>> = Mutex::new(Vec::new());
+
+/// Whether [`settle`] would have to wait.
+pub fn is_ending() -> bool {
+    ENDING.lock().is_ok_and(|ending| !ending.is_empty())
+}
+
+/// Waits for cancelled programs to end, and kills those that take longer than `patience`, or that
+/// are left when this future is dropped.
+pub async fn settle(patience: Duration) {
+    let ending = ENDING
+        .lock()
+        .map(|mut ending| std::mem::take(&mut *ending))
+        .unwrap_or_default();
+    let wait = futures::future::join_all(ending.into_iter().map(async |mut child| {
+        // An error says that it is gone already.
+        let _ = child.wait().await;
+    }));
+    let _ = tokio::time::timeout(patience, wait).await;
+}
+
+/// A child whose future may be dropped before it ends.
+struct Guarded {
+    child: Option<tokio::process::Child>,
+    on_cancel: OnCancel,
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let Some(child) = self.child.take() else {
+            return;
+        };
+        if self.on_cancel == OnCancel::Kill {
+            return;
+        }
+        let id = child.id().and_then(|id| i32::try_from(id).ok());
+        if let (OnCancel::Interrupt, Some(id)) = (self.on_cancel, id.and_then(Pid::from_raw)) {
+            // It may have ended this very moment.
+            let _ = kill_process(id, Signal::INT);
+        }
+        if let Ok(mut ending) = ENDING.lock() {
+            ending.push(child);
+        }
+    }
+}
+
 /// A program and its arguments. Nothing secret belongs in here: arguments are readable by every user.
 #[derive(Debug, Clone)]
 pub struct Program {
@@ -44,6 +107,8 @@ pub struct Program {
     environment: Vec<(OsString, OsString)>,
     directory: Option<PathBuf>,
     input: Option<Vec<u8>>,
+    on_cancel: OnCancel,
+    own_group: bool,
 }
 
 impl Program {
@@ -54,7 +119,18 @@ impl Program {
             environment: Vec::new(),
             directory: None,
             input: None,
+            on_cancel: OnCancel::Kill,
+            own_group: false,
         }
+    }
+
+    /// What Ctrl-C does to it; a terminal's own signal does not reach it any more. A program that may
+    /// ask for a password at the terminal must not be given this.
+    #[must_use]
+    pub fn on_cancel(mut self, on_cancel: OnCancel) -> Self {
+        self.on_cancel = on_cancel;
+        self.own_group = true;
+        self
     }
 
     #[must_use]
@@ -122,6 +198,9 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
+        if self.own_group {
+            command.process_group(0);
+        }
         let mut child = command.spawn().map_err(|source| self.spawn_error(source))?;
         if let (Some(input), Some(mut stdin)) = (self.input.clone(), child.stdin.take()) {
             // A program that does not read all of its input says why on stderr and in its status.
@@ -135,6 +214,10 @@ impl Program {
             tokio::spawn(forward(Stream::Stderr, stderr, sender.clone()));
         }
         drop(sender);
+        let mut guarded = Guarded {
+            child: Some(child),
+            on_cancel: self.on_cancel,
+        };
         let mut tail = std::collections::VecDeque::with_capacity(TAIL_LINES);
         while let Some((stream, line)) = receiver.recv().await {
             on_line(stream, &line);
@@ -143,10 +226,15 @@ impl Program {
             }
             tail.push_back(line);
         }
-        let status = child.wait().await.map_err(|source| RunError::Wait {
+        let lost = |source| RunError::Wait {
             command: self.pasteable(),
             source,
-        })?;
+        };
+        let status = match guarded.child.as_mut() {
+            Some(child) => child.wait().await.map_err(lost)?,
+            None => return Err(lost(std::io::ErrorKind::NotFound.into())),
+        };
+        guarded.child = None;
         if status.success() {
             return Ok(());
         }
@@ -279,6 +367,33 @@ mod tests {
     async fn input_reaches_the_program() {
         let text = Program::new("cat").input("hello").output().await.unwrap();
         assert_eq!(text, "hello\n");
+    }
+
+    /// Runs `script` until it has written its first line, drops it, and gives what is in the file `$1` afterwards.
+    async fn dropped(script: &str, on_cancel: OnCancel) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("mark");
+        let program = Program::new("sh")
+            .args(["-c", script, "sh"])
+            .args([&mark])
+            .on_cancel(on_cancel);
+        let (sender, mut started) = tokio::sync::mpsc::unbounded_channel();
+        let running = program.lines(move |_, _| sender.send(()).unwrap());
+        tokio::select! {
+            result = running => panic!("it ended: {result:?}"),
+            _ = started.recv() => {}
+        }
+        settle(Duration::from_secs(20)).await;
+        std::fs::read_to_string(&mark).unwrap_or_default()
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_program_is_killed_interrupted_or_left_to_finish() {
+        let script = "trap 'echo cleaned >\"$1\"; exit 1' INT; echo started; \
+                      sleep 0.5 & wait; wait; echo finished >\"$1\"";
+        assert_eq!(dropped(script, OnCancel::Interrupt).await, "cleaned\n");
+        assert_eq!(dropped(script, OnCancel::Finish).await, "finished\n");
+        assert_eq!(dropped(script, OnCancel::Kill).await, "");
     }
 
     #[tokio::test]

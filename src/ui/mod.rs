@@ -52,10 +52,12 @@ pub struct Phase {
 
 impl Ui {
     pub fn new(output: Output) -> Self {
+        let bars = MultiProgress::new();
         let mode = match output {
             Output::Json => Mode::Json,
-            Output::Plain if std::io::stderr().is_terminal() => {
-                Mode::Terminal(MultiProgress::new())
+            // indicatif shows nothing at all, messages included, on a terminal that cannot move its cursor.
+            Output::Plain if std::io::stderr().is_terminal() && !bars.is_hidden() => {
+                Mode::Terminal(bars)
             }
             Output::Plain => Mode::Lines,
         };
