@@ -99,7 +99,7 @@ pub enum MachinesCommand {
         #[arg(long)]
         provider: crate::machines::Provider,
     },
-    /// Remove networks, volumes and keys once no machine is left
+    /// Remove network, volumes and registry once no machine is left
     Clean,
 }
 

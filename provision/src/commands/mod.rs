@@ -4,13 +4,17 @@ pub(crate) mod reset;
 pub(crate) mod serve;
 pub(crate) mod up;
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use orch_contract::{ConfigError, ExitCode, NodeConfig};
-use orch_runner::{ExitCoded, StepFailure};
+use orch_contract::{ConfigError, Event, ExitCode, LogLevel, NodeConfig};
+use orch_runner::{ExitCoded, Reporter, StepFailure};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Held by whoever changes this machine.
+const LOCK: &str = "/run/orch-provision.lock";
 
 /// What goes wrong before the first step.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +31,8 @@ enum CommandFailure {
     },
     #[error("cannot find out where this program is")]
     Program(#[source] io::Error),
+    #[error("cannot lock {}, which keeps two provisioners from working on this node at once", path.display())]
+    Lock { path: PathBuf, source: io::Error },
     #[error("cannot listen for signals")]
     Signals(#[source] io::Error),
     #[error("interrupted; run the same command again to go on")]
@@ -39,7 +45,9 @@ impl ExitCoded for CommandFailure {
             CommandFailure::Read { .. }
             | CommandFailure::Invalid { .. }
             | CommandFailure::Role { .. } => ExitCode::Config,
-            CommandFailure::Program(_) | CommandFailure::Signals(_) => ExitCode::Failure,
+            CommandFailure::Program(_)
+            | CommandFailure::Signals(_)
+            | CommandFailure::Lock { .. } => ExitCode::Failure,
             CommandFailure::Interrupted => ExitCode::Interrupted,
         }
     }
@@ -54,6 +62,34 @@ fn load_config(path: &Path) -> Result<NodeConfig, CommandFailure> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Waits until no other provisioner works on this node, which one whose connection was cut may still do. The lock goes with
+/// the file.
+async fn alone(path: &Path, reporter: &dyn Reporter) -> Result<File, CommandFailure> {
+    const INTERVAL: Duration = Duration::from_millis(200);
+    let failed = |source| CommandFailure::Lock {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::create(path).map_err(failed)?;
+    let mut told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if !told {
+            told = true;
+            reporter.report(Event::Log {
+                level: LogLevel::Info,
+                step: None,
+                message: "waiting for another provisioner that works on this node".to_owned(),
+            });
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
 }
 
 /// Runs until done or until SIGINT, SIGTERM or SIGHUP. Every step is safe to stop at any moment:
@@ -77,5 +113,27 @@ async fn interruptible<T>(
         _ = interrupt.recv() => Err(CommandFailure::Interrupted.into()),
         _ = terminate.recv() => Err(CommandFailure::Interrupted.into()),
         _ = hangup.recv() => Err(CommandFailure::Interrupted.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use orch_runner::Recorder;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_second_waits_for_the_first_and_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let recorder = Recorder::default();
+        let first = alone(&path, &recorder).await.unwrap();
+        let second = alone(&path, &recorder);
+        tokio::pin!(second);
+        let waited = tokio::time::timeout(Duration::from_millis(500), &mut second).await;
+        assert!(waited.is_err());
+        assert_eq!(recorder.events().len(), 1);
+        drop(first);
+        second.await.unwrap();
     }
 }

@@ -1,9 +1,11 @@
 //! `orch-provision reset`: takes K3s and orch off this machine; data in the shared directory stays.
 
+use std::path::Path;
+
 use orch_contract::{ExitCode, NameError, NodeName};
 use orch_runner::{ExitCoded, Reporter, Runner, StepFailure};
 
-use super::interruptible;
+use super::{LOCK, alone, interruptible};
 use crate::cli::ResetArgs;
 use crate::output::StdoutReporter;
 use crate::remove::{ClearNetwork, DeleteFiles, KillContainers, StopServices, UnmountVolumes};
@@ -41,7 +43,15 @@ pub(crate) async fn run(arguments: ResetArgs) -> Result<(), StepFailure> {
         node: this_machine().map_err(ResetError::HostName)?,
         output: arguments.output,
     };
-    interruptible(remove(system, &reporter, arguments.dry_run)).await
+    interruptible(async {
+        let _lock = if arguments.dry_run {
+            None
+        } else {
+            Some(alone(Path::new(LOCK), &reporter).await?)
+        };
+        remove(system, &reporter, arguments.dry_run).await
+    })
+    .await
 }
 
 /// The configuration may be gone or broken, so the name is the machine's own, as far as it can be a

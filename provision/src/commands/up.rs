@@ -1,12 +1,12 @@
 //! `orch-provision up`: the whole story of a node, from top to bottom.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use orch_contract::{Event, NodeConfig, Role};
 use orch_runner::{Reporter, Runner, StepFailure};
 
-use super::{CommandFailure, interruptible, load_config};
+use super::{CommandFailure, LOCK, alone, interruptible, load_config};
 use crate::cli::UpArgs;
 use crate::output::StdoutReporter;
 use crate::steps::{
@@ -74,7 +74,15 @@ pub(crate) async fn run(arguments: UpArgs) -> Result<(), StepFailure> {
         config_path: arguments.config,
         is_root: rustix::process::geteuid().is_root(),
     };
-    interruptible(up.run(&reporter, arguments.dry_run)).await
+    interruptible(async {
+        let _lock = if up.is_root && !arguments.dry_run {
+            Some(alone(Path::new(LOCK), &reporter).await?)
+        } else {
+            None
+        };
+        up.run(&reporter, arguments.dry_run).await
+    })
+    .await
 }
 
 /// One run of `up` on one machine.

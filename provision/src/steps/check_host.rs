@@ -62,11 +62,11 @@ pub(crate) enum CheckHostError {
     Clock(Timestamp),
     #[error("cannot ask `ss` who listens; install iproute2")]
     Listeners(#[source] CommandError),
-    #[error("port {port} is taken by {owner}; stop it, or change server.{setting}")]
+    #[error("port {port} is taken by {owner}; {remedy}")]
     PortTaken {
         port: u16,
         owner: String,
-        setting: &'static str,
+        remedy: &'static str,
     },
     #[error(transparent)]
     File(#[from] FileError),
@@ -153,10 +153,13 @@ impl CheckHost<'_> {
 
     async fn check_ports(&self) -> Result<(), CheckHostError> {
         let config = self.context.config;
-        let mut wanted = vec![(KUBELET_PORT, "nothing: the kubelet needs it")];
+        let mut wanted = vec![(KUBELET_PORT, "stop it: the kubelet needs this port")];
         if config.node.role == Role::Server {
-            wanted.push((config.server.api_port, "api_port"));
-            wanted.push((config.server.join_port, "join_port"));
+            wanted.push((config.server.api_port, "stop it, or change server.api_port"));
+            wanted.push((
+                config.server.join_port,
+                "stop it, or change server.join_port",
+            ));
         }
         let invocation = Invocation::new("ss", ["-H", "-l", "-t", "-n", "-p"]);
         let shown = self
@@ -168,7 +171,7 @@ impl CheckHost<'_> {
             .map_err(CheckHostError::Listeners)?
             .text();
         for listener in parse_listeners(&shown) {
-            let Some((port, setting)) = wanted.iter().find(|(port, _)| *port == listener.port)
+            let Some((port, remedy)) = wanted.iter().find(|(port, _)| *port == listener.port)
             else {
                 continue;
             };
@@ -180,7 +183,7 @@ impl CheckHost<'_> {
                 return Err(CheckHostError::PortTaken {
                     port: *port,
                     owner,
-                    setting,
+                    remedy,
                 });
             }
         }
