@@ -2,7 +2,7 @@
 
 use super::{Context, machines};
 use crate::exit::{Exit, WithExit as _};
-use crate::host::{Finding, Privilege, Requirement};
+use crate::host::{Finding, HostError, Privilege, Requirement, group};
 use crate::machines::Provider;
 use crate::progress::Progress as _;
 
@@ -86,12 +86,16 @@ pub(super) async fn preflight(context: &Context) -> anyhow::Result<()> {
     let mut fixed = Vec::new();
     for requirement in requirements(context, false) {
         let failing = || format!("this host is not ready: {}", requirement.name());
+        if requirement == Requirement::EngineRunning {
+            enter_docker_group(context);
+        }
         if let Finding::Missing(what) = requirement.check().await.exit(Exit::Host, failing())? {
             step.note(&format!("{what}: getting it"));
-            requirement
-                .fix(&privilege)
-                .await
-                .exit(Exit::Host, failing())?;
+            let result = requirement.fix(&privilege).await;
+            if matches!(result, Err(HostError::EngineRefused { .. })) {
+                enter_docker_group(context);
+            }
+            result.exit(Exit::Host, failing())?;
             fixed.push(requirement.name());
         }
     }
@@ -113,8 +117,22 @@ pub(super) async fn preflight(context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Starts this command again with the right to use the engine, where sudo can give it. Without it, the engine's own refusal is
+/// the error.
+pub(super) fn enter_docker_group(context: &Context) {
+    if !group::is_needed() {
+        return;
+    }
+    context
+        .ui
+        .note("this user is not in the Docker engine's group: going on with it for this run, through sudo");
+    let error = group::enter();
+    context.ui.note(&format!("that failed: {error}"));
+}
+
 /// Starts the Docker engine if it is installed and does not run.
 pub(super) async fn engine(context: &Context) -> anyhow::Result<()> {
+    enter_docker_group(context);
     for requirement in [Requirement::EngineInstalled, Requirement::EngineRunning] {
         if let Finding::Missing(what) = requirement
             .check()

@@ -107,6 +107,9 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
     } else {
         None
     };
+    if changes_machines || matches!(cli.command, Command::Images(_) | Command::Machines(_)) {
+        doctor::enter_docker_group(&context);
+    }
     match cli.command {
         Command::Create(arguments) => create::run(&context, &arguments).await?,
         Command::Start => create::start(&context).await?,

@@ -90,9 +90,9 @@ impl Engine {
             if Self::version().await.is_some() {
                 return Ok(());
             }
+            Self::check_allowed().await?;
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
-        Self::check_allowed().await?;
         Err(HostError::EngineSilent {
             seconds: START_TIMEOUT.as_secs(),
             log,

@@ -4,6 +4,7 @@
 //! met by [`Requirement::fix`]; nothing is installed that is already there.
 
 mod engine;
+pub mod group;
 mod packages;
 mod ports;
 mod space;

@@ -81,19 +81,56 @@ async fn bootstrap(
     slim: bool,
     archive: &Path,
 ) -> Result<(), BaseError> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(
-            kitchen.cannot("debootstrap needs root: run this once with sudo, the result is kept")
-        );
-    }
     let sources = host_sources(kitchen, suite).await?;
+    if !is_root() && child::output(as_root("true")).await.is_err() {
+        return Err(kitchen.cannot(
+            "debootstrap needs root: run `sudo --validate` and this again within a few minutes, or this once as root; the \
+             result is kept",
+        ));
+    }
     let folder = tempfile::Builder::new()
         .prefix("orch-base-")
         .tempdir()
         .map_err(|source| kitchen.write_failed(&std::env::temp_dir(), source))?;
-    let root = folder.path().join("root");
+    let made = bootstrap_in(kitchen, suite, slim, archive, &sources, folder.path()).await;
+    // Its files are root's, so the folder's own clearing would not get rid of them.
+    let mut clear = as_root("rm");
+    clear.args(["--recursive", "--force", "--one-file-system"]);
+    clear.arg(folder.path().join(ROOT));
+    let cleared = run(kitchen, clear).await;
+    made.and(cleared)
+}
+
+/// The new system's folder in the temporary one.
+const ROOT: &str = "root";
+/// What is laid over it.
+const OVERLAY: &str = "overlay";
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// `program` with root's rights. Asks for no password: it runs where no terminal can be had.
+fn as_root(program: &str) -> Command {
+    if is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.args(["--non-interactive", "--", program]);
+    command
+}
+
+async fn bootstrap_in(
+    kitchen: &Kitchen<'_>,
+    suite: &str,
+    slim: bool,
+    archive: &Path,
+    sources: &Sources,
+    folder: &Path,
+) -> Result<(), BaseError> {
+    let root = folder.join(ROOT);
     let mirror = sources.get(suite).map(String::as_str).unwrap_or_default();
-    let mut command = Command::new("debootstrap");
+    let mut command = as_root("debootstrap");
     command.args([
         "--variant=minbase",
         "--force-check-gpg",
@@ -103,42 +140,48 @@ async fn bootstrap(
     ]);
     command.arg(&root).arg(mirror);
     run(kitchen, command).await?;
-    configure(kitchen, &root, suite, slim, &sources)?;
+    let overlay = folder.join(OVERLAY);
+    configure(kitchen, &overlay, suite, slim, sources)?;
     // Only for an https mirror, and only while packages are fetched: later builds bring their own.
-    let bundle = root.join("etc/ssl/certs/ca-certificates.crt");
-    let own_bundle = Path::new("/etc/ssl/certs/ca-certificates.crt");
-    let lent = own_bundle.exists() && !bundle.exists();
+    let bundle = "etc/ssl/certs/ca-certificates.crt";
+    let own_bundle = Path::new("/").join(bundle);
+    let lent = own_bundle.exists() && !root.join(bundle).exists();
     if lent {
-        let parent = root.join("etc/ssl/certs");
-        fs::create_dir_all(&parent).map_err(|source| kitchen.write_failed(&parent, source))?;
-        fs::copy(own_bundle, &bundle).map_err(|source| kitchen.write_failed(&bundle, source))?;
+        let copy = overlay.join(bundle);
+        make_parents(&overlay, &copy)
+            .and_then(|()| fs::copy(&own_bundle, &copy))
+            .and_then(|_| fs::set_permissions(&copy, fs::Permissions::from_mode(0o644)))
+            .map_err(|source| kitchen.write_failed(&copy, source))?;
     }
+    let mut lay = as_root("cp");
+    lay.args(["--recursive", "--preserve=mode", "--no-target-directory"]);
+    lay.arg(&overlay).arg(&root);
+    run(kitchen, lay).await?;
     chroot(
         kitchen,
         &root,
-        "apt-get update && apt-get -y -o Dpkg::Options::=--force-confold dist-upgrade",
+        // debootstrap's own list would name the same mirror twice.
+        "rm -f /etc/apt/sources.list; apt-get update && apt-get -y -o Dpkg::Options::=--force-confold dist-upgrade",
     )
     .await?;
     if slim {
         chroot(kitchen, &root, SLIM_DOWN).await?;
     }
     chroot(kitchen, &root, CLEAN).await?;
-    for leftover in [
-        lent.then_some(bundle),
-        Some(root.join("usr/sbin/policy-rc.d")),
-    ]
-    .into_iter()
-    .flatten()
-    {
-        fs::remove_file(&leftover).map_err(|source| kitchen.write_failed(&leftover, source))?;
+    let mut remove = as_root("rm");
+    remove.args(["--force", "--"]);
+    remove.arg(root.join("usr/sbin/policy-rc.d"));
+    if lent {
+        remove.arg(root.join(bundle));
     }
+    run(kitchen, remove).await?;
     pack(kitchen, &root, archive).await
 }
 
-/// Writes what makes a Debian a Docker image of Debian.
+/// Writes what makes a Debian a Docker image of Debian, to be laid over it.
 fn configure(
     kitchen: &Kitchen<'_>,
-    root: &Path,
+    overlay: &Path,
     suite: &str,
     slim: bool,
     sources: &Sources,
@@ -158,39 +201,47 @@ fn configure(
     }
     let mut files: Vec<(PathBuf, &str, u32)> = vec![
         (
-            root.join("etc/apt/sources.list.d/debian.sources"),
+            overlay.join("etc/apt/sources.list.d/debian.sources"),
             lists.trim_end(),
             0o644,
         ),
-        (root.join("usr/sbin/policy-rc.d"), POLICY, 0o755),
+        (overlay.join("usr/sbin/policy-rc.d"), POLICY, 0o755),
     ];
     for (name, text) in APT_SETTINGS {
-        files.push((root.join("etc/apt/apt.conf.d").join(name), text, 0o644));
+        files.push((overlay.join("etc/apt/apt.conf.d").join(name), text, 0o644));
     }
     if slim {
-        files.push((root.join("etc/dpkg/dpkg.cfg.d/docker"), SLIM, 0o644));
+        files.push((overlay.join("etc/dpkg/dpkg.cfg.d/docker"), SLIM, 0o644));
     }
     for (path, text, mode) in files {
-        fs::write(&path, format!("{}\n", text.trim_end()))
+        make_parents(overlay, &path)
+            .and_then(|()| fs::write(&path, format!("{}\n", text.trim_end())))
             .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)))
             .map_err(|source| kitchen.write_failed(&path, source))?;
     }
-    let old = root.join("etc/apt/sources.list");
-    match fs::remove_file(&old) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(kitchen.write_failed(&old, error))
-        }
-        _ => Ok(()),
-    }
+    Ok(())
+}
+
+/// Makes the folders between `overlay` and `path` with the modes that they have in every Debian: laying them over the system
+/// sets its folders' modes, too.
+fn make_parents(overlay: &Path, path: &Path) -> std::io::Result<()> {
+    let parent = path.parent().unwrap_or(overlay);
+    fs::create_dir_all(parent)?;
+    let mut folders = parent
+        .ancestors()
+        .take_while(|folder| folder.starts_with(overlay));
+    folders.try_for_each(|folder| fs::set_permissions(folder, fs::Permissions::from_mode(0o755)))
 }
 
 async fn chroot(kitchen: &Kitchen<'_>, root: &Path, script: &str) -> Result<(), BaseError> {
-    let mut command = Command::new("chroot");
+    let mut command = as_root("env");
+    command.args([
+        "DEBIAN_FRONTEND=noninteractive",
+        "LC_ALL=C.UTF-8",
+        "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+        "chroot",
+    ]);
     command.arg(root).args(["sh", "-euc", script]);
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .env("LC_ALL", "C.UTF-8");
-    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     run(kitchen, command).await
 }
 
@@ -199,7 +250,7 @@ async fn pack(kitchen: &Kitchen<'_>, root: &Path, archive: &Path) -> Result<(), 
     let mut partial = archive.as_os_str().to_owned();
     partial.push(format!(".{}.partial", std::process::id()));
     let partial = PathBuf::from(partial);
-    let mut command = Command::new("tar");
+    let mut command = as_root("tar");
     command.args([
         "--create",
         "--gzip",
