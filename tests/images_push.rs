@@ -196,6 +196,68 @@ async fn a_refused_mount_goes_on_as_an_upload() {
 }
 
 #[tokio::test]
+async fn a_mount_from_a_repository_of_an_earlier_run_asks_for_a_token_that_reads_it() {
+    let bench = Bench::new().await;
+    let nobody = "nobody has this".to_owned();
+    bench.registry.state.lock().unwrap().tokens.insert(nobody);
+    let image = bench.image(1, &[5000]);
+    let earlier = bench.pusher(password());
+    earlier
+        .push("gone", "me/gone", "in-1", &image, None)
+        .await
+        .unwrap();
+    earlier.knowledge.save();
+    let pushed = bench
+        .pusher(password())
+        .push("app", "me/app", "in-1", &image, None)
+        .await
+        .unwrap();
+    assert_eq!((pushed.sent, pushed.reused), (0, 2));
+}
+
+#[tokio::test]
+async fn a_mount_that_is_not_allowed_goes_on_as_an_upload() {
+    // The layer and the configuration are refused both, a 401 each time with a fresh token as well.
+    for (times, status) in [(4, 401), (2, 403), (2, 404)] {
+        let bench = Bench::new().await;
+        let pusher = bench.pusher(password());
+        let image = bench.image(1, &[5000]);
+        pusher
+            .push("app", "me/app", "in-1", &image, None)
+            .await
+            .unwrap();
+        for _ in 0..times {
+            let challenge = "WWW-Authenticate: Basic\r\n";
+            bench
+                .registry
+                .fail("POST", "mount=", FaultKind::Status(status, challenge));
+        }
+        let pushed = pusher
+            .push("other", "me/other", "in-1", &image, None)
+            .await
+            .unwrap();
+        assert_eq!(pushed.sent, 2, "{status}");
+        bench.check_complete("me/other", "in-1", &image);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_mounted_from_another_namespace() {
+    let bench = Bench::new().await;
+    let pusher = bench.pusher(None);
+    let image = bench.image(1, &[5000]);
+    pusher
+        .push("app", "they/app", "in-1", &image, None)
+        .await
+        .unwrap();
+    let pushed = pusher
+        .push("app", "me/app", "in-1", &image, None)
+        .await
+        .unwrap();
+    assert_eq!(pushed.sent, 2);
+}
+
+#[tokio::test]
 async fn a_registry_that_was_emptied_gets_everything_again() {
     let bench = Bench::new().await;
     let pusher = bench.pusher(None);

@@ -162,6 +162,8 @@ pub enum Mount {
     Mounted,
     /// It has to be sent; the session is open already.
     Session(Session),
+    /// The registry wants nothing of it: the blob is sent in an upload of its own.
+    Refused,
 }
 
 /// Bytes that can be sent, and sent again.

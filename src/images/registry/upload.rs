@@ -52,6 +52,7 @@ pub async fn upload(
         Some(from) => match registry.mount_blob(repository, &blob.digest, from).await? {
             Mount::Mounted => return Ok(Outcome::Mounted),
             Mount::Session(session) => session,
+            Mount::Refused => registry.start_upload(repository).await?,
         },
         None => registry.start_upload(repository).await?,
     };

@@ -103,6 +103,16 @@ impl HttpRegistry {
             })
     }
 
+    /// What has to be asked for to read `repository`; nothing if the run's own scopes cover it.
+    fn pull_scope(&self, repository: &str) -> Option<String> {
+        let prefix = format!("repository:{repository}:");
+        let covered = self
+            .push_scopes
+            .iter()
+            .any(|scope| scope.starts_with(&prefix));
+        (!covered).then(|| format!("{prefix}pull"))
+    }
+
     fn token_source(&self) -> TokenSource<'_> {
         TokenSource {
             client: &self.client,
@@ -134,13 +144,8 @@ impl HttpRegistry {
                 return Err(self.denied(operation, response).await);
             }
         }
-        let prefix = format!("repository:{repository}:");
-        if !self
-            .push_scopes
-            .iter()
-            .any(|scope| scope.starts_with(&prefix))
-        {
-            state.want(format!("{prefix}pull"));
+        if let Some(scope) = self.pull_scope(repository) {
+            state.want(scope);
         }
         let authorization = state.authorization(&source).await?;
         drop(state);

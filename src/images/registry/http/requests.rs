@@ -204,10 +204,29 @@ impl Registry for HttpRegistry {
             .append_pair("mount", digest)
             .append_pair("from", from);
         let build = || Ok(self.client.post(url.clone()).header(CONTENT_LENGTH, 0));
-        let response = self.send(&operation, repository, build).await?;
-        let response = self.expect(&operation, response, &[201, 202]).await?;
-        if response.status() == 201 {
-            return Ok(Mount::Mounted);
+        let source_scope = self.pull_scope(from);
+        if let Some(scope) = &source_scope {
+            self.state.lock().await.want(scope.clone());
+        }
+        let answer = match self.send(&operation, repository, build).await {
+            Ok(response) => self.expect(&operation, response, &[201, 202, 404]).await,
+            Err(error) => Err(error),
+        };
+        let response = match answer {
+            Ok(response) => response,
+            // Whether this repository may be written shows when the upload is opened, without the other one in the token.
+            Err(RegistryError::Denied { .. }) => {
+                if let Some(scope) = &source_scope {
+                    self.state.lock().await.do_without(scope);
+                }
+                return Ok(Mount::Refused);
+            }
+            Err(error) => return Err(error),
+        };
+        match response.status().as_u16() {
+            201 => return Ok(Mount::Mounted),
+            404 => return Ok(Mount::Refused),
+            _ => {}
         }
         Ok(Mount::Session(self.session(
             &operation,
