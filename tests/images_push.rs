@@ -345,6 +345,54 @@ async fn an_interrupted_upload_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
+async fn an_upload_that_cannot_be_resumed_starts_anew() {
+    // The CNCF registry's answers for a session whose state is not what was stored: version 2, version 3.
+    for status in [404, 416] {
+        let bench = Bench::new().await;
+        let size = usize::try_from(PIECE).unwrap() + 1000;
+        let image = bench.image(1, &[size]);
+        let registry = &bench.registry;
+        registry.fail("PATCH", "/uploads/", FaultKind::Cut(1_000_000));
+        registry.fail("GET", "/uploads/", FaultKind::Status(status, ""));
+        let pushed = bench
+            .pusher(None)
+            .push("app", "me/app", "in-1", &image, None)
+            .await;
+        assert!(pushed.is_ok(), "{status}: {pushed:?}");
+        bench.check_complete("me/app", "in-1", &image);
+        assert_eq!(registry.count("POST /v2/me/app/blobs/uploads/"), 3);
+    }
+}
+
+#[tokio::test]
+async fn patience_starts_again_with_every_piece_that_arrived() {
+    let bench = Bench::new().await;
+    let pieces = 3;
+    let size = usize::try_from(PIECE).unwrap() * pieces;
+    let image = bench.image(1, &[size]);
+    // Every piece needs two attempts or more, the whole blob more than the policy has for one.
+    let attempts = usize::try_from(QUICK.attempts).unwrap();
+    for nth in 0..pieces {
+        let after = nth * usize::try_from(PIECE).unwrap();
+        for _ in 0..attempts - 2 {
+            bench
+                .registry
+                .fail("PATCH", "/uploads/", FaultKind::After(after, 502));
+        }
+    }
+    bench
+        .pusher(None)
+        .push("app", "me/app", "in-1", &image, None)
+        .await
+        .unwrap();
+    bench.check_complete("me/app", "in-1", &image);
+    assert_eq!(
+        bench.registry.count("PATCH"),
+        pieces + pieces * (attempts - 2)
+    );
+}
+
+#[tokio::test]
 async fn a_cut_in_a_small_upload_is_mended_as_well() {
     let bench = Bench::new().await;
     let image = bench.image(1, &[200_000]);

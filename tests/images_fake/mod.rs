@@ -20,6 +20,8 @@ pub(crate) struct Fault {
 pub(crate) enum FaultKind {
     /// An answer with this status and these header lines.
     Status(u16, &'static str),
+    /// An answer with this status, once the upload holds this many bytes.
+    After(usize, u16),
     /// The connection closes after this many bytes of the body were read and kept.
     Cut(usize),
     /// The request is carried out and its answer is lost.
@@ -134,8 +136,12 @@ impl FakeRegistry {
             let fault = {
                 let mut state = self.state.lock().unwrap();
                 state.log.push(line);
+                let id = request.path.rsplit('/').next().unwrap_or_default();
+                let held = state.uploads.get(id).map_or(0, Vec::len);
                 let matches = |fault: &Fault| {
-                    fault.method == request.method && request.target.contains(fault.path)
+                    fault.method == request.method
+                        && request.target.contains(fault.path)
+                        && !matches!(fault.kind, FaultKind::After(bytes, _) if held < bytes)
                 };
                 let position = state.faults.iter().position(matches);
                 position.map(|position| state.faults.remove(position).kind)
@@ -163,6 +169,7 @@ impl FakeRegistry {
             };
             let mut reply = match &fault {
                 Some(FaultKind::Status(status, headers)) => answer(*status, *headers, ""),
+                Some(FaultKind::After(_, status)) => answer(*status, "", ""),
                 _ => self.handle(&request, body),
             };
             match fault {

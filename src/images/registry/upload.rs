@@ -58,10 +58,15 @@ pub async fn upload(
     };
     let mut offset = 0;
     let mut attempt = 1;
+    // Patience starts again with every new piece, but not with one that had to be sent again: an end must come.
+    let mut furthest = 0;
     loop {
         let Err(error) = send(registry, &mut session, blob, &mut offset).await else {
             return Ok(Outcome::Sent);
         };
+        if offset > furthest {
+            (furthest, attempt) = (offset, 1);
+        }
         let lost = matches!(
             error,
             RegistryError::Status {
