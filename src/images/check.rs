@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::input::Input;
 use super::lock::Lock;
-use super::pin::{Manifest, component_of, is_pinned};
+use super::pin::{Manifest, Ours, is_pinned};
 use super::plan::changed_parts;
 
 /// Something that does not agree, in the order of the way from source to cluster.
@@ -115,10 +115,10 @@ pub struct Remote {
     pub pin: bool,
 }
 
-/// Compares. `components` are all that exist, `inputs` the names of the selected ones, or why a component has none; `remote` is
+/// Compares. `inputs` are the names of the selected ones, or why a component has none; `remote` is
 /// what the registry says where it was asked.
 pub fn check(
-    components: &[String],
+    ours: &Ours,
     inputs: &BTreeMap<String, Result<Input, String>>,
     lock: &Lock,
     manifests: &[Manifest],
@@ -141,7 +141,7 @@ pub fn check(
     }
     for manifest in manifests {
         for image in &manifest.images {
-            let component = component_of(&image.value, components.iter().map(String::as_str));
+            let component = ours.component_of(&image.value);
             let expected = component
                 .and_then(|name| lock.components.get(name))
                 .map(|entry| entry.pinned());

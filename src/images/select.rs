@@ -7,7 +7,7 @@ use super::ImageError;
 use super::component::{Component, ComponentError};
 use super::dockerfile::Dockerfile;
 use super::input::InputError;
-use super::pin::{Manifest, component_of};
+use super::pin::{Manifest, Ours};
 
 /// A run's components.
 #[derive(Debug, Clone)]
@@ -26,6 +26,7 @@ pub fn select(
     folder: &Path,
     names: &[String],
     manifests: &[Manifest],
+    ours: &Ours,
 ) -> Result<Selection, ImageError> {
     let known: BTreeMap<&str, &Component> = components
         .iter()
@@ -45,7 +46,7 @@ pub fn select(
     } else {
         let images = manifests.iter().flat_map(|manifest| &manifest.images);
         images
-            .filter_map(|image| component_of(&image.value, known.keys().copied()))
+            .filter_map(|image| ours.component_of(&image.value))
             .map(str::to_owned)
             .collect()
     };

@@ -21,7 +21,7 @@ use super::event::{ImageEvent, Reporter};
 use super::input::{self, Input, InputError, Source};
 use super::layers::LayerStore;
 use super::lock::{Entry, Lock};
-use super::pin::{self, Change};
+use super::pin::{self, Change, Ours};
 use super::plan::Step;
 use super::push::{Knowledge, Pusher};
 use super::registry::Registry;
@@ -189,7 +189,7 @@ impl Pipeline {
             .map(|(name, entry)| (name.clone(), entry.pinned()))
             .collect();
         let edits = if and_pin {
-            pin::pin(&prepared.manifests, &self.names(), &references)?
+            pin::pin(&prepared.manifests, &self.ours(&prepared.lock), &references)?
         } else {
             Vec::new()
         };
@@ -231,7 +231,7 @@ impl Pipeline {
             remote.extend(try_join_all(asked).await?);
         }
         Ok(check::check(
-            &self.names(),
+            &self.ours(&prepared.lock),
             &inputs,
             &prepared.lock,
             &prepared.manifests,
@@ -283,7 +283,9 @@ impl Pipeline {
 
     /// Writes bare component names back into the manifests.
     pub fn unpin(&self) -> Result<Vec<Change>, ImageError> {
-        let edits = pin::unpin(&pin::read(&self.settings.manifests)?, &self.names())?;
+        let lock = Lock::read(&self.settings.lock)?;
+        let manifests = pin::read(&self.settings.manifests)?;
+        let edits = pin::unpin(&manifests, &self.ours(&lock))?;
         pin::write(&edits)?;
         Ok(edits.into_iter().flat_map(|edit| edit.changes).collect())
     }
@@ -336,6 +338,10 @@ impl Pipeline {
             .collect()
     }
 
+    fn ours(&self, lock: &Lock) -> Ours {
+        Ours::new(self.names(), &self.destination, lock)
+    }
+
     fn registry(&self, selection: &Selection) -> Result<Arc<dyn Registry>, ImageError> {
         let components: Vec<String> = selection.published.iter().cloned().collect();
         Ok(self.destination.registry(
@@ -358,7 +364,7 @@ impl Pipeline {
                 )
             })
             .collect();
-        pin::pin(&prepared.manifests, &self.names(), &references)?;
+        pin::pin(&prepared.manifests, &self.ours(&prepared.lock), &references)?;
         Ok(())
     }
 
