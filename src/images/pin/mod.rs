@@ -86,7 +86,7 @@ pub enum PinError {
     },
     /// An image that no component is.
     #[error(
-        "{path}:{line}:{column}: nobody builds `{image}`: it is none of the components ({components}) and not pinned by digest"
+        "{path}:{line}:{column}: nobody builds `{image}`: it is none of the components ({components}) and not pinned by digest{hint}"
     )]
     Unknown {
         /// The file.
@@ -99,6 +99,8 @@ pub enum PinError {
         image: String,
         /// Those that exist.
         components: String,
+        /// What to write if the component of that name was meant.
+        hint: String,
     },
     /// A component that has no digest yet.
     #[error(
@@ -258,6 +260,10 @@ pub fn pin(
                 })
             }
             None => {
+                let hint = ours
+                    .candidate(&image.value)
+                    .map(|component| format!("; for the component write `{component}`"))
+                    .unwrap_or_default();
                 let (image, components) = (image.value.clone(), ours.list());
                 Err(PinError::Unknown {
                     path,
@@ -265,6 +271,7 @@ pub fn pin(
                     column,
                     image,
                     components,
+                    hint,
                 })
             }
         }

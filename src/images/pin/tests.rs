@@ -136,6 +136,10 @@ fn templates_and_what_nobody_builds_are_refused_with_their_place() {
             "containers:\n- image: ghcr.io/other/app:1\n",
             "nobody builds `ghcr.io/other/app:1`",
         ),
+        (
+            "containers:\n- image: app:2\n",
+            "nobody builds `app:2`: it is none of the components (app, database, 1.5) and not pinned by digest; for the component write `app`",
+        ),
         ("a: [b\nc: d\n", "m.yaml:"),
     ] {
         let error = pinned(text).unwrap_err().to_string();
@@ -149,17 +153,38 @@ fn templates_and_what_nobody_builds_are_refused_with_their_place() {
 fn every_way_to_name_a_component_is_pinned() {
     for image in [
         "app",
-        "app:1",
-        "docker.io/x/app:1",
         "me/app",
-        "127.0.0.1:5000/me/app:in-1",
-        &format!("old/app@{DIGEST}"),
+        "docker.io/me/app:1",
+        &format!("me/app@{DIGEST}"),
+        "old/app:in-0123456789ab",
+        "127.0.0.1:5000/old/app:in-0123456789ab",
     ] {
         let text = format!("containers:\n- image: {image}\n");
         assert_eq!(
             pinned(&text).unwrap(),
             format!("containers:\n- image: {}\n", reference("app")),
             "{image}"
+        );
+    }
+}
+
+#[test]
+fn what_merely_ends_in_a_components_name_is_somebody_elses() {
+    for image in [
+        "app:22",
+        "library/app",
+        "bitnami/app:3",
+        "app:in-0123456789a",
+        "bitnami/app:in-0123456789aB",
+        "quay.io/me/app:in-0123456789ab",
+    ] {
+        assert_eq!(ours().component_of(image), None, "{image}");
+        let text = format!("containers:\n- image: {image}@{DIGEST}\n");
+        assert_eq!(pinned(&text).unwrap(), text);
+        assert!(
+            unpin(&[manifest(&text).unwrap()], &ours())
+                .unwrap()
+                .is_empty()
         );
     }
 }
