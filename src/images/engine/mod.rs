@@ -79,6 +79,15 @@ impl Engine {
         child::output(self.command(arguments)).await
     }
 
+    /// Makes a `buildx` command use the builder that sees this engine's images: the docker driver's, which is called like the
+    /// context. Whichever `docker buildx use` selected may run in a container of its own.
+    pub(crate) async fn use_own_builder(&self, command: &mut Command) {
+        // An engine without contexts has no other builders either.
+        if let Ok(context) = self.run(&["context", "show"]).await {
+            command.env("BUILDX_BUILDER", context.trim());
+        }
+    }
+
     /// The ID of an image, if the engine has it.
     pub async fn image_id(&self, reference: &str) -> Result<Option<String>, EngineError> {
         match self
