@@ -247,15 +247,9 @@ mod tests {
         let folder = root.path().join("app");
         fs::create_dir(&folder).unwrap();
         fs::write(folder.join("Dockerfile"), "FROM scratch\n").unwrap();
-        let (text, program) = (root.path().join("text"), root.path().join("engine"));
-        let script = "#!/bin/sh\nif [ \"$1 $2\" = 'context show' ]; then echo remote; exit; fi\n\
-                      echo \"builder is $BUILDX_BUILDER\"; exit 1\n";
-        fs::write(&text, script).unwrap();
-        // By another process: a test that forks right now would keep the program open for writing here, and so not executable.
-        let install = std::process::Command::new("install")
-            .args([&text, &program])
-            .status();
-        assert!(install.unwrap().success());
+        let script = "if [ \"$1 $2\" = 'context show' ]; then echo remote; exit; fi\n\
+                      echo \"builder is $BUILDX_BUILDER\"; exit 1";
+        let engine = Engine::script(root.path(), script);
         let component = Component::from_folder(&folder, "linux/amd64").unwrap();
         let context = Context::scan(&folder, &component.dockerfile).unwrap();
         let request = Request {
@@ -266,7 +260,6 @@ mod tests {
             tag: "app:x",
             refresh: false,
         };
-        let engine = Engine::new(program.to_string_lossy());
         let error = build(&engine, request, &Recorder::default())
             .await
             .unwrap_err();

@@ -133,6 +133,21 @@ impl Engine {
     }
 }
 
+#[cfg(test)]
+impl Engine {
+    /// A shell script as the engine, kept in `folder`.
+    pub(crate) fn script(folder: &Path, commands: &str) -> Self {
+        let (text, program) = (folder.join("engine.sh"), folder.join("engine"));
+        std::fs::write(&text, format!("#!/bin/sh\n{commands}\n")).unwrap();
+        // By another process: a test that forks right now would keep the program open for writing here, and so not executable.
+        let install = std::process::Command::new("install")
+            .args([&text, &program])
+            .status();
+        assert!(install.unwrap().success());
+        Self::new(program.to_string_lossy())
+    }
+}
+
 /// How a reference is called in the engine's own listing: without `docker.io/` and `library/`.
 pub fn familiar(reference: &str) -> &str {
     let short = reference.strip_prefix("docker.io/").unwrap_or(reference);
