@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::input::Input;
+use super::input::{Input, UnknownBase};
 use super::lock::Lock;
 use super::pin::{Manifest, Ours, is_pinned};
 use super::plan::changed_parts;
@@ -119,7 +119,7 @@ pub struct Remote {
 /// what the registry says where it was asked.
 pub fn check(
     ours: &Ours,
-    inputs: &BTreeMap<String, Result<Input, String>>,
+    inputs: &BTreeMap<String, Result<Input, UnknownBase>>,
     lock: &Lock,
     manifests: &[Manifest],
     remote: &BTreeMap<String, Remote>,
@@ -127,7 +127,7 @@ pub fn check(
     let mut findings = Vec::new();
     for (component, input) in inputs {
         let reason = match (input, lock.components.get(component)) {
-            (Err(reason), _) => Some(reason.clone()),
+            (Err(unknown), _) => Some(unknown.to_string()),
             (Ok(_), None) => Some("it was never pushed".to_owned()),
             (Ok(input), Some(entry)) if entry.input != input.hash.to_string() => {
                 Some(changed_parts(&entry.parts, &input.parts).join(", "))

@@ -18,7 +18,7 @@ use super::component::{Component, ComponentError};
 use super::destination::Destination;
 use super::engine::Engine;
 use super::event::{ImageEvent, Reporter};
-use super::input::{self, Input, InputError, Source};
+use super::input::{self, Input, Source};
 use super::layers::LayerStore;
 use super::lock::{Entry, Lock};
 use super::pin::{self, Change, Ours};
@@ -203,21 +203,10 @@ impl Pipeline {
     pub async fn check(&self, offline: bool) -> Result<Vec<Finding>, ImageError> {
         let prepared = self.prepare().await?;
         let published = &prepared.selection.published;
-        let mut inputs: BTreeMap<String, Result<Input, String>> = BTreeMap::new();
-        match input::name(&prepared.sources, |reference| {
+        // Only the lock's own word counts here: a base that it lacks is a source that was never pushed.
+        let mut inputs = input::name_each(&prepared.sources, |reference| {
             prepared.bases.known(reference)
-        }) {
-            Ok(named) => inputs.extend(named.into_iter().map(|(name, input)| (name, Ok(input)))),
-            // Only the lock's own word counts here: a base that it lacks is a source that was never pushed.
-            Err(error @ InputError::UnknownBase { .. }) => {
-                inputs.extend(
-                    published
-                        .iter()
-                        .map(|name| (name.clone(), Err(error.to_string()))),
-                );
-            }
-            Err(error) => return Err(error.into()),
-        }
+        });
         inputs.retain(|name, _| published.contains(name));
         let mut remote = BTreeMap::new();
         if !offline {
