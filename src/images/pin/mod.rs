@@ -1,4 +1,4 @@
-//! Writing digests into manifests: the bytes of an `image:` scalar change and nothing else does.
+//! Writing digests into manifests: the bytes of an image's name change and nothing else does.
 //!
 //! Every file is edited in memory, parsed again and compared with what it meant before; only when all of them came out right is
 //! any written. A file that says the right thing already is not touched.
@@ -60,8 +60,8 @@ pub enum PinError {
         /// Column, from 1.
         column: usize,
     },
-    /// `image:` with something else than a string.
-    #[error("{path}:{line}:{column}: `image` must be one line of text")]
+    /// An image with something else than a string for a name.
+    #[error("{path}:{line}:{column}: the name of an image must be one line of text")]
     NotText {
         /// The file.
         path: PathBuf,

@@ -94,8 +94,27 @@ fn every_kind_with_a_pod_template() {
 }
 
 #[test]
-fn only_images_of_containers_are_images() {
-    let text = "kind: Thing\nimage: app\nspec:\n  volumes:\n  - image: {reference: app}\n  images: [app]\n  containers:\n  - name: app\n    args: [image, app]\n    env: [{name: image, value: app}]\n";
+fn image_volumes_are_images() {
+    check(
+        "spec:\n  volumes:\n  - name: model\n    image:\n      reference: @ # keep\n      pullPolicy: Always\n  - {name: x, image: {reference: '@'}}\n",
+    );
+    let error = pinned("volumes:\n- name: model\n  image: {reference: other:1}\n").unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("m.yaml:3:22: nobody builds `other:1`"),
+        "{error}"
+    );
+    let error = pinned("volumes:\n- image: {reference: [app]}\n").unwrap_err();
+    assert!(error.to_string().starts_with("m.yaml:2:22: "), "{error}");
+    // A disk image of some other kind of volume.
+    let text = "volumes:\n- rbd: {image: app, reference: app}\n  image: app\n- image: {nested: {reference: app}}\n";
+    assert_eq!(pinned(text).unwrap(), text);
+}
+
+#[test]
+fn only_images_of_pods_are_images() {
+    let text = "kind: Thing\nimage: app\nspec:\n  images: [app]\n  containers:\n  - name: app\n    args: [image, app]\n    env: [{name: image, value: app}]\n";
     assert_eq!(pinned(text).unwrap(), text);
 }
 
@@ -126,7 +145,7 @@ fn templates_and_what_nobody_builds_are_refused_with_their_place() {
         ),
         (
             "containers:\n- image: [a]\n",
-            "m.yaml:2:10: `image` must be",
+            "m.yaml:2:10: the name of an image must be",
         ),
         (
             "containers:\n  - name: x\n    image: nginx:1\n",
