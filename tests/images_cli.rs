@@ -99,6 +99,29 @@ async fn a_dockerfile_that_fails_is_exit_6_with_its_last_lines() {
 }
 
 #[tokio::test]
+async fn the_namespace_of_orch_yaml_comes_before_the_login() {
+    let registry = FakeRegistry::start().await;
+    let folder = project("FROM scratch\nCOPY file /\n", MANIFEST);
+    let config = folder.path().join("orch.yaml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("{text}registry: {{namespace: team}}\n")).unwrap();
+    let output = tokio::process::Command::new(assert_cmd::cargo::cargo_bin("orch"))
+        .args(["images", "plan", "--registry", &registry.address])
+        .current_dir(folder.path())
+        .env_remove("ORCH_FILE")
+        .env("DOCKER_HUB_USERNAME", "me")
+        .env("DOCKER_CONFIG", folder.path())
+        .env("ORCH_CACHE", folder.path().join("cache"))
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let asked = registry.count("HEAD /v2/team/app/manifests/");
+    assert_eq!(asked, 1, "{:?}", registry.log());
+}
+
+#[tokio::test]
 async fn an_image_nobody_builds_is_exit_3_with_its_place() {
     let registry = FakeRegistry::start().await;
     let folder = project(

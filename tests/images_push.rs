@@ -196,6 +196,68 @@ async fn a_refused_mount_goes_on_as_an_upload() {
 }
 
 #[tokio::test]
+async fn a_mount_from_a_repository_of_an_earlier_run_asks_for_a_token_that_reads_it() {
+    let bench = Bench::new().await;
+    let nobody = "nobody has this".to_owned();
+    bench.registry.state.lock().unwrap().tokens.insert(nobody);
+    let image = bench.image(1, &[5000]);
+    let earlier = bench.pusher(password());
+    earlier
+        .push("gone", "me/gone", "in-1", &image, None)
+        .await
+        .unwrap();
+    earlier.knowledge.save();
+    let pushed = bench
+        .pusher(password())
+        .push("app", "me/app", "in-1", &image, None)
+        .await
+        .unwrap();
+    assert_eq!((pushed.sent, pushed.reused), (0, 2));
+}
+
+#[tokio::test]
+async fn a_mount_that_is_not_allowed_goes_on_as_an_upload() {
+    // The layer and the configuration are refused both, a 401 each time with a fresh token as well.
+    for (times, status) in [(4, 401), (2, 403), (2, 404)] {
+        let bench = Bench::new().await;
+        let pusher = bench.pusher(password());
+        let image = bench.image(1, &[5000]);
+        pusher
+            .push("app", "me/app", "in-1", &image, None)
+            .await
+            .unwrap();
+        for _ in 0..times {
+            let challenge = "WWW-Authenticate: Basic\r\n";
+            bench
+                .registry
+                .fail("POST", "mount=", FaultKind::Status(status, challenge));
+        }
+        let pushed = pusher
+            .push("other", "me/other", "in-1", &image, None)
+            .await
+            .unwrap();
+        assert_eq!(pushed.sent, 2, "{status}");
+        bench.check_complete("me/other", "in-1", &image);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_mounted_from_another_namespace() {
+    let bench = Bench::new().await;
+    let pusher = bench.pusher(None);
+    let image = bench.image(1, &[5000]);
+    pusher
+        .push("app", "they/app", "in-1", &image, None)
+        .await
+        .unwrap();
+    let pushed = pusher
+        .push("app", "me/app", "in-1", &image, None)
+        .await
+        .unwrap();
+    assert_eq!(pushed.sent, 2);
+}
+
+#[tokio::test]
 async fn a_registry_that_was_emptied_gets_everything_again() {
     let bench = Bench::new().await;
     let pusher = bench.pusher(None);
@@ -280,6 +342,54 @@ async fn an_interrupted_upload_goes_on_where_it_stopped() {
     );
     // Sent anew it would take three: two pieces after the one that was cut.
     assert_eq!(bench.registry.count("PATCH"), 2);
+}
+
+#[tokio::test]
+async fn an_upload_that_cannot_be_resumed_starts_anew() {
+    // The CNCF registry's answers for a session whose state is not what was stored: version 2, version 3.
+    for status in [404, 416] {
+        let bench = Bench::new().await;
+        let size = usize::try_from(PIECE).unwrap() + 1000;
+        let image = bench.image(1, &[size]);
+        let registry = &bench.registry;
+        registry.fail("PATCH", "/uploads/", FaultKind::Cut(1_000_000));
+        registry.fail("GET", "/uploads/", FaultKind::Status(status, ""));
+        let pushed = bench
+            .pusher(None)
+            .push("app", "me/app", "in-1", &image, None)
+            .await;
+        assert!(pushed.is_ok(), "{status}: {pushed:?}");
+        bench.check_complete("me/app", "in-1", &image);
+        assert_eq!(registry.count("POST /v2/me/app/blobs/uploads/"), 3);
+    }
+}
+
+#[tokio::test]
+async fn patience_starts_again_with_every_piece_that_arrived() {
+    let bench = Bench::new().await;
+    let pieces = 3;
+    let size = usize::try_from(PIECE).unwrap() * pieces;
+    let image = bench.image(1, &[size]);
+    // Every piece needs two attempts or more, the whole blob more than the policy has for one.
+    let attempts = usize::try_from(QUICK.attempts).unwrap();
+    for nth in 0..pieces {
+        let after = nth * usize::try_from(PIECE).unwrap();
+        for _ in 0..attempts - 2 {
+            bench
+                .registry
+                .fail("PATCH", "/uploads/", FaultKind::After(after, 502));
+        }
+    }
+    bench
+        .pusher(None)
+        .push("app", "me/app", "in-1", &image, None)
+        .await
+        .unwrap();
+    bench.check_complete("me/app", "in-1", &image);
+    assert_eq!(
+        bench.registry.count("PATCH"),
+        pieces + pieces * (attempts - 2)
+    );
 }
 
 #[tokio::test]

@@ -29,13 +29,7 @@ pub struct CommonArgs {
     #[arg(long, global = true, value_name = "HOST", help_heading = "Images")]
     pub registry: Option<String>,
     /// Namespace at the registry [default: orch.yaml, DOCKER_HUB_USERNAME, or the login's user]
-    #[arg(
-        long,
-        global = true,
-        env = "DOCKER_HUB_USERNAME",
-        value_name = "NAME",
-        help_heading = "Images"
-    )]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Images")]
     pub namespace: Option<String>,
     /// Talk plain HTTP to the registry; loopback addresses always do
     #[arg(long, global = true, help_heading = "Images")]

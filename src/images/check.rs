@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::input::Input;
+use super::input::{Input, UnknownBase};
 use super::lock::Lock;
-use super::pin::{Manifest, component_of, is_pinned};
+use super::pin::{Manifest, Ours, is_pinned};
 use super::plan::changed_parts;
 
 /// Something that does not agree, in the order of the way from source to cluster.
@@ -115,11 +115,11 @@ pub struct Remote {
     pub pin: bool,
 }
 
-/// Compares. `components` are all that exist, `inputs` the names of the selected ones, or why a component has none; `remote` is
+/// Compares. `inputs` are the names of the selected ones, or why a component has none; `remote` is
 /// what the registry says where it was asked.
 pub fn check(
-    components: &[String],
-    inputs: &BTreeMap<String, Result<Input, String>>,
+    ours: &Ours,
+    inputs: &BTreeMap<String, Result<Input, UnknownBase>>,
     lock: &Lock,
     manifests: &[Manifest],
     remote: &BTreeMap<String, Remote>,
@@ -127,7 +127,7 @@ pub fn check(
     let mut findings = Vec::new();
     for (component, input) in inputs {
         let reason = match (input, lock.components.get(component)) {
-            (Err(reason), _) => Some(reason.clone()),
+            (Err(unknown), _) => Some(unknown.to_string()),
             (Ok(_), None) => Some("it was never pushed".to_owned()),
             (Ok(input), Some(entry)) if entry.input != input.hash.to_string() => {
                 Some(changed_parts(&entry.parts, &input.parts).join(", "))
@@ -141,7 +141,7 @@ pub fn check(
     }
     for manifest in manifests {
         for image in &manifest.images {
-            let component = component_of(&image.value, components.iter().map(String::as_str));
+            let component = ours.component_of(&image.value);
             let expected = component
                 .and_then(|name| lock.components.get(name))
                 .map(|entry| entry.pinned());

@@ -84,6 +84,15 @@ pub fn tag(input: &Sha256Digest) -> String {
     format!("in-{}", hex.get(..12).unwrap_or(&hex))
 }
 
+/// Does a tag look like one that [`tag`] makes?
+pub fn is_input_tag(tag: &str) -> bool {
+    let digits = tag.strip_prefix("in-").unwrap_or_default();
+    digits.len() == 12
+        && digits
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +115,7 @@ mod tests {
     #[test]
     fn a_tag_is_twelve_digits_of_the_sum() {
         assert_eq!(tag(&Sha256Digest::of(b"")), "in-e3b0c44298fc");
+        assert!(is_input_tag("in-e3b0c44298fc"));
+        assert!(!is_input_tag("e3b0c44298fc"));
     }
 }

@@ -33,18 +33,23 @@ pub enum InputError {
         names: String,
     },
     /// A base without identity.
-    #[error(
-        "{component}: nothing is known about its base image {reference}: run `orch images push` once with a network"
-    )]
-    UnknownBase {
-        /// The component.
-        component: String,
-        /// The base.
-        reference: String,
-    },
+    #[error(transparent)]
+    UnknownBase(UnknownBase),
     /// A reader stopped.
     #[error("reading the build contexts was interrupted")]
     Interrupted,
+}
+
+/// A component is built on an image that has no identity.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{component}: nothing is known about its base image {reference}: run `orch images push` once with a network"
+)]
+pub struct UnknownBase {
+    /// The component.
+    pub component: String,
+    /// The base.
+    pub reference: String,
 }
 
 /// A component's sources, read and hashed.
@@ -145,28 +150,45 @@ pub fn name(
     sources: &[Source],
     identity: impl Fn(&str) -> Option<Identity>,
 ) -> Result<BTreeMap<String, Input>, InputError> {
-    let mut inputs: BTreeMap<String, Input> = BTreeMap::new();
+    name_each(sources, identity)
+        .into_iter()
+        .map(|(name, input)| {
+            input
+                .map(|input| (name, input))
+                .map_err(InputError::UnknownBase)
+        })
+        .collect()
+}
+
+/// Names the components whose bases are all known. For the others, and for what is built on them, says which base is not.
+pub fn name_each(
+    sources: &[Source],
+    identity: impl Fn(&str) -> Option<Identity>,
+) -> BTreeMap<String, Result<Input, UnknownBase>> {
+    let mut inputs: BTreeMap<String, Result<Input, UnknownBase>> = BTreeMap::new();
     for source in sources {
-        let component = &source.component;
-        let mut identities = Vec::new();
-        for reference in source.dockerfile.references() {
-            let found = match inputs
+        let identities = source.dockerfile.references().into_iter().map(|reference| {
+            let dependency = inputs
                 .get(reference)
-                .filter(|_| source.dependencies.contains(reference))
-            {
-                Some(dependency) => dependency.hash.to_string(),
+                .filter(|_| source.dependencies.contains(reference));
+            let found = match dependency {
+                Some(Ok(dependency)) => dependency.hash.to_string(),
+                Some(Err(unknown)) => return Err(unknown.clone()),
                 None => identity(reference)
-                    .ok_or_else(|| InputError::UnknownBase {
-                        component: component.name.clone(),
+                    .ok_or_else(|| UnknownBase {
+                        component: source.component.name.clone(),
                         reference: reference.to_owned(),
                     })?
                     .to_string(),
             };
-            identities.push((reference.to_owned(), found));
-        }
-        inputs.insert(component.name.clone(), name_one(source, &identities));
+            Ok((reference.to_owned(), found))
+        });
+        let input = identities
+            .collect::<Result<Vec<_>, _>>()
+            .map(|identities| name_one(source, &identities));
+        inputs.insert(source.component.name.clone(), input);
     }
-    Ok(inputs)
+    inputs
 }
 
 fn name_one(source: &Source, identities: &[(String, String)]) -> Input {
@@ -257,6 +279,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_unknown_base_leaves_only_what_is_built_on_it_without_a_name() {
+        let root = tempfile::tempdir().unwrap();
+        let components = [
+            component(root.path(), "above", "FROM new\n"),
+            component(root.path(), "new", "FROM unheard-of:1\n"),
+            component(root.path(), "other", "FROM debian:bookworm-slim\n"),
+        ];
+        let sources = read(&components).await.unwrap();
+        let inputs = name_each(&sources, |reference| {
+            identity(reference).filter(|_| reference != "unheard-of:1")
+        });
+        let unknown = UnknownBase {
+            component: "new".to_owned(),
+            reference: "unheard-of:1".to_owned(),
+        };
+        assert_eq!(inputs["above"], Err(unknown.clone()));
+        assert_eq!(inputs["new"], Err(unknown));
+        assert!(inputs["other"].is_ok());
+    }
+
+    #[tokio::test]
     async fn a_circle_is_an_error_that_names_it() {
         let root = tempfile::tempdir().unwrap();
         let components = [
@@ -281,6 +324,6 @@ mod tests {
         }
         assert_eq!(seen.len(), 4);
         let none = name(&read(&[plain]).await.unwrap(), |_| None);
-        assert!(matches!(none, Err(InputError::UnknownBase { .. })));
+        assert!(matches!(none, Err(InputError::UnknownBase(_))));
     }
 }

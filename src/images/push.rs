@@ -81,11 +81,14 @@ impl Knowledge {
         })
     }
 
+    /// A repository to mount the blob from. Another namespace may be somebody else's, whose blobs no token of ours opens.
     fn elsewhere(&self, repository: &str, digest: &str) -> Option<String> {
+        let namespace = |name: &str| name.rsplit_once('/').map(|(head, _)| head.to_owned());
+        let wanted = namespace(repository);
         let repositories = self.repositories.lock().ok()?;
-        let mut others = repositories
-            .iter()
-            .filter(|(name, blobs)| *name != repository && blobs.contains(digest));
+        let mut others = repositories.iter().filter(|(name, blobs)| {
+            *name != repository && namespace(name) == wanted && blobs.contains(digest)
+        });
         others.next().map(|(name, _)| name.clone())
     }
 

@@ -7,7 +7,7 @@ use super::ImageError;
 use super::component::{Component, ComponentError};
 use super::dockerfile::Dockerfile;
 use super::input::InputError;
-use super::pin::{Manifest, component_of};
+use super::pin::{Manifest, Ours};
 
 /// A run's components.
 #[derive(Debug, Clone)]
@@ -26,6 +26,7 @@ pub fn select(
     folder: &Path,
     names: &[String],
     manifests: &[Manifest],
+    ours: &Ours,
 ) -> Result<Selection, ImageError> {
     let known: BTreeMap<&str, &Component> = components
         .iter()
@@ -45,7 +46,7 @@ pub fn select(
     } else {
         let images = manifests.iter().flat_map(|manifest| &manifest.images);
         images
-            .filter_map(|image| component_of(&image.value, known.keys().copied()))
+            .filter_map(|image| ours.component_of(&image.value))
             .map(str::to_owned)
             .collect()
     };
@@ -62,7 +63,9 @@ pub fn select(
             .collect();
         all_bases.extend(
             used.iter()
-                .filter(|reference| !known.contains_key(reference.as_str()))
+                .filter(|reference| {
+                    !known.contains_key(reference.as_str()) || **reference == component.name
+                })
                 .cloned(),
         );
         references.insert(&component.name, used);
@@ -88,4 +91,36 @@ pub fn select(
         components,
         all_bases,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::component;
+    use crate::images::destination::Destination;
+    use crate::images::lock::Lock;
+    use crate::images::registry::http::Endpoint;
+
+    #[test]
+    fn the_image_that_a_component_is_called_after_is_a_base() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["app", "nginx"] {
+            std::fs::create_dir(root.path().join(name)).unwrap();
+            std::fs::write(root.path().join(name).join("Dockerfile"), "FROM nginx\n").unwrap();
+        }
+        let components = component::discover(root.path(), "linux/amd64").unwrap();
+        let destination = Destination {
+            registry: "docker.io".to_owned(),
+            namespace: "me".to_owned(),
+            endpoint: Endpoint::of("docker.io", false).unwrap(),
+            credential: None,
+            stand_in: None,
+        };
+        let names = components.iter().map(|component| component.name.clone());
+        let ours = Ours::new(names.collect(), &destination, &Lock::default());
+        let names = ["app".to_owned()];
+        let selection = select(&components, root.path(), &names, &[], &ours).unwrap();
+        assert_eq!(selection.components.len(), 2);
+        assert_eq!(selection.all_bases, BTreeSet::from(["nginx".to_owned()]));
+    }
 }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What goes wrong, once, with the next request of this method whose path contains this text.
+/// What goes wrong, once, with the next request of this method whose path or query contains this text.
 pub(crate) struct Fault {
     pub(crate) method: &'static str,
     pub(crate) path: &'static str,
@@ -20,6 +20,8 @@ pub(crate) struct Fault {
 pub(crate) enum FaultKind {
     /// An answer with this status and these header lines.
     Status(u16, &'static str),
+    /// An answer with this status, once the upload holds this many bytes.
+    After(usize, u16),
     /// The connection closes after this many bytes of the body were read and kept.
     Cut(usize),
     /// The request is carried out and its answer is lost.
@@ -45,6 +47,8 @@ pub(crate) struct State {
     pub(crate) manifests: BTreeMap<String, Vec<u8>>,
     /// `Authorization` values that are let in; empty lets everybody in.
     pub(crate) tokens: BTreeSet<String>,
+    /// What each token was asked for: scopes by `Authorization` value.
+    scopes: BTreeMap<String, BTreeSet<String>>,
     uploads: BTreeMap<String, Vec<u8>>,
 }
 
@@ -56,8 +60,10 @@ pub(crate) struct FakeRegistry {
 
 struct Request {
     method: String,
+    target: String,
     path: String,
     query: BTreeMap<String, String>,
+    scopes: BTreeSet<String>,
     authorization: String,
     length: usize,
     chunked: bool,
@@ -130,8 +136,12 @@ impl FakeRegistry {
             let fault = {
                 let mut state = self.state.lock().unwrap();
                 state.log.push(line);
+                let id = request.path.rsplit('/').next().unwrap_or_default();
+                let held = state.uploads.get(id).map_or(0, Vec::len);
                 let matches = |fault: &Fault| {
-                    fault.method == request.method && request.path.contains(fault.path)
+                    fault.method == request.method
+                        && request.target.contains(fault.path)
+                        && !matches!(fault.kind, FaultKind::After(bytes, _) if held < bytes)
                 };
                 let position = state.faults.iter().position(matches);
                 position.map(|position| state.faults.remove(position).kind)
@@ -159,6 +169,7 @@ impl FakeRegistry {
             };
             let mut reply = match &fault {
                 Some(FaultKind::Status(status, headers)) => answer(*status, *headers, ""),
+                Some(FaultKind::After(_, status)) => answer(*status, "", ""),
                 _ => self.handle(&request, body),
             };
             match fault {
@@ -221,13 +232,17 @@ impl FakeRegistry {
                 return answer(401, "", "");
             }
             state.tokens.insert(format!("Bearer {token}"));
+            state
+                .scopes
+                .insert(format!("Bearer {token}"), request.scopes.clone());
             return answer(
                 200,
                 "",
                 format!(r#"{{"token":"{token}","expires_in":300}}"#),
             );
         }
-        if !state.tokens.is_empty() && !state.tokens.contains(&request.authorization) {
+        let let_in = state.tokens.contains(&request.authorization) && may_mount(&state, request);
+        if !state.tokens.is_empty() && !let_in {
             let challenge = format!(
                 "WWW-Authenticate: Bearer realm=\"http://{}/token\",service=\"fake\"\r\n",
                 self.address
@@ -260,6 +275,19 @@ impl FakeRegistry {
         }
         problem(404, "NOT_FOUND")
     }
+}
+
+/// A mount reads another repository, which the token must cover as well.
+fn may_mount(state: &State, request: &Request) -> bool {
+    let Some(from) = request.query.get("from") else {
+        return true;
+    };
+    let readable = |scope: &String| {
+        let actions = scope.strip_prefix(&format!("repository:{from}:"));
+        actions.is_some_and(|actions| actions.split(',').any(|action| action == "pull"))
+    };
+    let scopes = state.scopes.get(&request.authorization);
+    scopes.is_some_and(|scopes| scopes.iter().any(readable))
 }
 
 fn manifests(
@@ -390,13 +418,17 @@ async fn read_head(stream: &mut BufReader<TcpStream>) -> Option<Request> {
         }
     }
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let query = url::form_urlencoded::parse(query.as_bytes())
+    let query: Vec<(String, String)> = url::form_urlencoded::parse(query.as_bytes())
         .into_owned()
         .collect();
+    let scopes = query.iter().filter(|(name, _)| name == "scope");
+    let scopes = scopes.map(|(_, value)| value.clone()).collect();
     Some(Request {
         method,
         path: path.to_owned(),
-        query,
+        target: target.clone(),
+        query: query.into_iter().collect(),
+        scopes,
         authorization,
         length,
         chunked,

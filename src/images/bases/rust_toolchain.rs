@@ -147,6 +147,7 @@ pub(super) async fn make(
         command.arg("--no-cache");
     }
     command.arg(&toolchain.sysroot);
+    kitchen.engine.use_own_builder(&mut command).await;
     let finished = child::succeed(command, |line| {
         let component = kitchen.reference.to_owned();
         kitchen.reporter.event(ImageEvent::BuildLine {

@@ -56,6 +56,27 @@ fn everything_that_reaches_the_builder_changes_the_hash() {
 }
 
 #[test]
+fn a_name_that_is_not_utf8_may_be_ignored_and_nothing_else() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let folder = folder();
+    let root = folder.path();
+    fs::write(root.join(OsStr::from_bytes(b"caf\xe9.txt")), "").unwrap();
+    fs::create_dir(root.join(OsStr::from_bytes(b"m\xfcll"))).unwrap();
+    let scan = || Context::scan(root, &root.join("Dockerfile"));
+    assert!(matches!(scan(), Err(ContextError::Name { .. })));
+    fs::write(root.join(".dockerignore"), "caf*\n").unwrap();
+    assert!(matches!(scan(), Err(ContextError::Name { .. })));
+    fs::write(root.join(".dockerignore"), "caf*\nm?ll\n").unwrap();
+    let listed = scan().unwrap().entries;
+    assert!(listed.iter().all(|entry| entry.path.is_ascii()));
+    // What a pattern may bring back has to have a name.
+    fs::write(root.join(".dockerignore"), "caf*\nm?ll\n!**/kept\n").unwrap();
+    assert!(matches!(scan(), Err(ContextError::Name { .. })));
+}
+
+#[test]
 fn what_does_not_reach_the_builder_does_not() {
     assert!(!changes(|root| {
         let path = root.join("src/main.rs");

@@ -32,20 +32,27 @@ fn walk_folder(
     for item in fs::read_dir(&folder).map_err(read)? {
         let item = item.map_err(read)?;
         let name = item.file_name();
-        let name = name
-            .to_str()
-            .ok_or_else(|| ContextError::Name { path: item.path() })?;
+        // An ignored entry may be called anything, so the patterns come before the name's encoding.
+        let shown = name.to_string_lossy();
         let path = if prefix.is_empty() {
-            name.to_owned()
+            shown.into_owned()
         } else {
-            format!("{prefix}/{name}")
+            format!("{prefix}/{shown}")
         };
         let (excluded, matches) = matcher.excludes(&path, parent);
         let kind = item.file_type().map_err(read)?;
+        let skipped = if kind.is_dir() {
+            excluded && !matcher.may_include_below(&path)
+        } else {
+            excluded || kind.is_socket()
+        };
+        if skipped {
+            continue;
+        }
+        if name.to_str().is_none() {
+            return Err(ContextError::Name { path: item.path() });
+        }
         if kind.is_dir() {
-            if excluded && !matcher.may_include_below(&path) {
-                continue;
-            }
             let below = walk_folder(root, &path, matcher, &matches, entries)?;
             // Docker sends an excluded folder only as the way to a file that a `!` brought back.
             if !excluded || below {
@@ -55,9 +62,6 @@ fn walk_folder(
                 });
                 any = true;
             }
-            continue;
-        }
-        if excluded || kind.is_socket() {
             continue;
         }
         entries.push(Entry {

@@ -1,9 +1,6 @@
 //! Instructions and words of a Dockerfile, each with its place in the file.
 
 use std::ops::Range;
-use std::sync::LazyLock;
-
-use regex::Regex;
 
 use super::ImageUse;
 
@@ -14,9 +11,6 @@ pub(super) struct Instruction {
     offsets: Vec<usize>,
     pub(super) line: usize,
 }
-
-static HEREDOC: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r#"<<(-?)["']?([A-Za-z_][A-Za-z0-9_.]*)["']?"#).ok());
 
 impl Instruction {
     pub(super) fn slice(&self, range: &Range<usize>) -> &str {
@@ -126,19 +120,90 @@ pub(super) fn instructions(text: &str, escape: char) -> Vec<Instruction> {
     result
 }
 
+/// Whether tabs are taken off, and the last line, of every here-document that an instruction begins: what BuildKit takes for one,
+/// which is a whole word of the shell and so neither a shift nor something in quotes.
 fn heredoc_delimiters(instruction: &str) -> Vec<(bool, String)> {
-    let keyword = instruction
-        .split_whitespace()
-        .next()
-        .unwrap_or_default()
-        .to_ascii_uppercase();
-    let (Some(heredoc), "RUN" | "COPY" | "ADD") = (HEREDOC.as_ref(), keyword.as_str()) else {
+    let mut words = instruction.split_whitespace();
+    let mut keyword = words.next().unwrap_or_default();
+    if keyword.eq_ignore_ascii_case("ONBUILD") {
+        keyword = words.next().unwrap_or_default();
+    }
+    let takes_heredocs = ["RUN", "COPY", "ADD"]
+        .iter()
+        .any(|known| keyword.eq_ignore_ascii_case(known));
+    if !takes_heredocs {
         return Vec::new();
+    }
+    let words = shell_words(instruction).unwrap_or_default();
+    words.iter().filter_map(|word| heredoc(word)).collect()
+}
+
+fn heredoc(word: &str) -> Option<(bool, String)> {
+    let rest = word
+        .trim_start_matches(|c: char| c.is_ascii_digit())
+        .strip_prefix("<<")?;
+    let (dash, name) = match rest.strip_prefix('-') {
+        Some(name) => (true, name),
+        None => (false, rest),
     };
-    let captures = heredoc.captures_iter(instruction);
-    captures
-        .map(|found| (!found[1].is_empty(), found[2].to_owned()))
-        .collect()
+    let is_name = !name.is_empty() && !name.contains('<');
+    is_name.then(|| (dash, without_quotes(name)))
+}
+
+/// What a character of a command is to a shell.
+#[derive(Clone, Copy, PartialEq)]
+enum Role {
+    Bare,
+    Quoted,
+    /// A quote or an escape, which is not part of the word's content.
+    Mark,
+}
+
+/// The characters of a command with their roles; nothing if a quote is never closed.
+fn roles(text: &str) -> Option<Vec<(char, Role)>> {
+    let mut open = None;
+    let mut result = Vec::new();
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        let role = match (open, character) {
+            (None | Some('"'), '\\') => {
+                result.push((character, Role::Mark));
+                result.extend(characters.next().map(|next| (next, Role::Quoted)));
+                continue;
+            }
+            (None, '\'' | '"') => {
+                open = Some(character);
+                Role::Mark
+            }
+            (Some(quote), _) if quote == character => {
+                open = None;
+                Role::Mark
+            }
+            (None, _) => Role::Bare,
+            (Some(_), _) => Role::Quoted,
+        };
+        result.push((character, role));
+    }
+    open.is_none().then_some(result)
+}
+
+/// The words that a shell sees, quotes included.
+fn shell_words(text: &str) -> Option<Vec<String>> {
+    let mut words = vec![String::new()];
+    for (character, role) in roles(text)? {
+        if role == Role::Bare && character.is_whitespace() {
+            words.push(String::new());
+        } else if let Some(word) = words.last_mut() {
+            word.push(character);
+        }
+    }
+    Some(words)
+}
+
+fn without_quotes(word: &str) -> String {
+    let roles = roles(word).unwrap_or_default();
+    let content = roles.iter().filter(|(_, role)| *role != Role::Mark);
+    content.map(|(character, _)| character).collect()
 }
 
 /// Byte ranges of the blank-separated words.

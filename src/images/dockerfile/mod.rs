@@ -292,6 +292,41 @@ mod tests {
     }
 
     #[test]
+    fn what_merely_contains_two_angle_brackets_is_no_here_document() {
+        for line in [
+            "RUN x=$((1<<N))",
+            "RUN read a <<<foo",
+            "RUN echo \"a <<EOF\"",
+            "RUN echo 'a\"' '<<EOF'",
+            "RUN echo \\<<EOF",
+            "RUN cat<<EOF",
+            "RUN echo 1 << 2",
+            "RUN echo \"unfinished <<EOF",
+            "ENV A <<EOF",
+        ] {
+            let text = format!("FROM a\n{line}\nCOPY --from=b / /\n");
+            assert_eq!(parse(&text).references(), ["a", "b"], "{line}");
+        }
+    }
+
+    #[test]
+    fn every_way_to_begin_a_here_document() {
+        for (word, end) in [
+            ("<<EOF", "EOF"),
+            ("3<<EOF", "EOF"),
+            ("<<-E-O.F", "\tE-O.F"),
+            ("<<'E F'", "E F"),
+            ("<<\"E\"OF", "EOF"),
+            ("<<E\\OF", "EOF"),
+        ] {
+            for keyword in ["RUN cat", "copy", "ADD x", "ONBUILD RUN"] {
+                let text = format!("FROM a\n{keyword} {word} /\nFROM b\n{end}\nFROM c\n");
+                assert_eq!(parse(&text).references(), ["a", "c"], "{text}");
+            }
+        }
+    }
+
+    #[test]
     fn the_syntax_line_is_found_and_can_be_dropped() {
         let file = parse("# syntax=docker/dockerfile:1\nFROM a\n");
         assert_eq!(

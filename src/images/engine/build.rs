@@ -117,7 +117,8 @@ pub async fn build(
         .map_err(temporary)?;
     let staged = stage(folder.path(), &request)?;
     let identity = folder.path().join("image-id");
-    let command = command(engine, &request, folder.path(), &staged, &identity);
+    let mut command = command(engine, &request, folder.path(), &staged, &identity);
+    engine.use_own_builder(&mut command).await;
     let finished = child::lines(command, |line| {
         if !line.is_empty() {
             reporter.event(ImageEvent::BuildLine {
@@ -233,4 +234,35 @@ fn command(
     }
     command.arg(staged);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::event::Recorder;
+
+    #[tokio::test]
+    async fn the_builder_is_the_one_of_the_context() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("app");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("Dockerfile"), "FROM scratch\n").unwrap();
+        let script = "if [ \"$1 $2\" = 'context show' ]; then echo remote; exit; fi\n\
+                      echo \"builder is $BUILDX_BUILDER\"; exit 1";
+        let engine = Engine::script(root.path(), script);
+        let component = Component::from_folder(&folder, "linux/amd64").unwrap();
+        let context = Context::scan(&folder, &component.dockerfile).unwrap();
+        let request = Request {
+            component: &component,
+            context: &context,
+            context_hash: context.hash().unwrap(),
+            dockerfile: "FROM scratch\n".to_owned(),
+            tag: "app:x",
+            refresh: false,
+        };
+        let error = build(&engine, request, &Recorder::default())
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("builder is remote"), "{error}");
+    }
 }

@@ -79,6 +79,15 @@ impl Engine {
         child::output(self.command(arguments)).await
     }
 
+    /// Makes a `buildx` command use the builder that sees this engine's images: the docker driver's, which is called like the
+    /// context. Whichever `docker buildx use` selected may run in a container of its own.
+    pub(crate) async fn use_own_builder(&self, command: &mut Command) {
+        // An engine without contexts has no other builders either.
+        if let Ok(context) = self.run(&["context", "show"]).await {
+            command.env("BUILDX_BUILDER", context.trim());
+        }
+    }
+
     /// The ID of an image, if the engine has it.
     pub async fn image_id(&self, reference: &str) -> Result<Option<String>, EngineError> {
         match self
@@ -121,6 +130,21 @@ impl Engine {
         }
         arguments.extend([archive.as_ref(), reference]);
         self.run(&arguments).await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+impl Engine {
+    /// A shell script as the engine, kept in `folder`.
+    pub(crate) fn script(folder: &Path, commands: &str) -> Self {
+        let (text, program) = (folder.join("engine.sh"), folder.join("engine"));
+        std::fs::write(&text, format!("#!/bin/sh\n{commands}\n")).unwrap();
+        // By another process: a test that forks right now would keep the program open for writing here, and so not executable.
+        let install = std::process::Command::new("install")
+            .args([&text, &program])
+            .status();
+        assert!(install.unwrap().success());
+        Self::new(program.to_string_lossy())
     }
 }
 

@@ -18,10 +18,10 @@ use super::component::{Component, ComponentError};
 use super::destination::Destination;
 use super::engine::Engine;
 use super::event::{ImageEvent, Reporter};
-use super::input::{self, Input, InputError, Source};
+use super::input::{self, Input, Source};
 use super::layers::LayerStore;
 use super::lock::{Entry, Lock};
-use super::pin::{self, Change};
+use super::pin::{self, Change, Ours};
 use super::plan::Step;
 use super::push::{Knowledge, Pusher};
 use super::registry::Registry;
@@ -189,7 +189,7 @@ impl Pipeline {
             .map(|(name, entry)| (name.clone(), entry.pinned()))
             .collect();
         let edits = if and_pin {
-            pin::pin(&prepared.manifests, &self.names(), &references)?
+            pin::pin(&prepared.manifests, &self.ours(&prepared.lock), &references)?
         } else {
             Vec::new()
         };
@@ -203,21 +203,10 @@ impl Pipeline {
     pub async fn check(&self, offline: bool) -> Result<Vec<Finding>, ImageError> {
         let prepared = self.prepare().await?;
         let published = &prepared.selection.published;
-        let mut inputs: BTreeMap<String, Result<Input, String>> = BTreeMap::new();
-        match input::name(&prepared.sources, |reference| {
+        // Only the lock's own word counts here: a base that it lacks is a source that was never pushed.
+        let mut inputs = input::name_each(&prepared.sources, |reference| {
             prepared.bases.known(reference)
-        }) {
-            Ok(named) => inputs.extend(named.into_iter().map(|(name, input)| (name, Ok(input)))),
-            // Only the lock's own word counts here: a base that it lacks is a source that was never pushed.
-            Err(error @ InputError::UnknownBase { .. }) => {
-                inputs.extend(
-                    published
-                        .iter()
-                        .map(|name| (name.clone(), Err(error.to_string()))),
-                );
-            }
-            Err(error) => return Err(error.into()),
-        }
+        });
         inputs.retain(|name, _| published.contains(name));
         let mut remote = BTreeMap::new();
         if !offline {
@@ -231,7 +220,7 @@ impl Pipeline {
             remote.extend(try_join_all(asked).await?);
         }
         Ok(check::check(
-            &self.names(),
+            &self.ours(&prepared.lock),
             &inputs,
             &prepared.lock,
             &prepared.manifests,
@@ -283,7 +272,9 @@ impl Pipeline {
 
     /// Writes bare component names back into the manifests.
     pub fn unpin(&self) -> Result<Vec<Change>, ImageError> {
-        let edits = pin::unpin(&pin::read(&self.settings.manifests)?, &self.names())?;
+        let lock = Lock::read(&self.settings.lock)?;
+        let manifests = pin::read(&self.settings.manifests)?;
+        let edits = pin::unpin(&manifests, &self.ours(&lock))?;
         pin::write(&edits)?;
         Ok(edits.into_iter().flat_map(|edit| edit.changes).collect())
     }
@@ -336,6 +327,10 @@ impl Pipeline {
             .collect()
     }
 
+    fn ours(&self, lock: &Lock) -> Ours {
+        Ours::new(self.names(), &self.destination, lock)
+    }
+
     fn registry(&self, selection: &Selection) -> Result<Arc<dyn Registry>, ImageError> {
         let components: Vec<String> = selection.published.iter().cloned().collect();
         Ok(self.destination.registry(
@@ -358,7 +353,7 @@ impl Pipeline {
                 )
             })
             .collect();
-        pin::pin(&prepared.manifests, &self.names(), &references)?;
+        pin::pin(&prepared.manifests, &self.ours(&prepared.lock), &references)?;
         Ok(())
     }
 

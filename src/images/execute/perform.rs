@@ -20,10 +20,31 @@ use crate::images::push::{Pushed, Pusher};
 
 /// What builds start from.
 pub(super) struct Foundations {
-    /// Reference in a Dockerfile -> reference that the engine has or can pull.
-    replacements: BTreeMap<String, String>,
+    /// Base in a Dockerfile -> reference that the engine has or can pull.
+    bases: BTreeMap<String, String>,
+    /// Component -> reference that the engine has or can pull.
+    components: BTreeMap<String, String>,
     /// Leave out `# syntax=` lines, because the frontend that they name cannot be pulled.
     own_frontend: bool,
+}
+
+impl Foundations {
+    /// A Dockerfile with everything that it builds on replaced. A base may be called like the component itself, or like another one.
+    fn dockerfile(&self, source: &Source) -> String {
+        let below = self
+            .components
+            .iter()
+            .filter(|(name, _)| source.dependencies.contains(*name));
+        let replacements = self
+            .bases
+            .iter()
+            .chain(below)
+            .map(|(from, to)| (from.clone(), to.clone()))
+            .collect();
+        source
+            .dockerfile
+            .with_images(&replacements, self.own_frontend)
+    }
 }
 
 impl Pipeline {
@@ -33,7 +54,7 @@ impl Pipeline {
         prepared: &mut Prepared,
         planned: &Planned,
     ) -> Result<Foundations, ImageError> {
-        let mut replacements = BTreeMap::new();
+        let (mut bases, mut components) = (BTreeMap::new(), BTreeMap::new());
         let mut own_frontend = false;
         for source in &prepared.sources {
             let step = planned.step(&source.component.name);
@@ -41,12 +62,12 @@ impl Pipeline {
                 continue;
             }
             for reference in &source.bases {
-                if !replacements.contains_key(reference) {
+                if !bases.contains_key(reference) {
                     let made = prepared
                         .bases
                         .materialise(reference, self.settings.refresh)
                         .await?;
-                    replacements.insert(reference.clone(), made);
+                    bases.insert(reference.clone(), made);
                 }
             }
             let Some(syntax) = &source.dockerfile.syntax else {
@@ -74,10 +95,11 @@ impl Pipeline {
                 }
                 _ => tag,
             };
-            replacements.insert(step.component.clone(), reference);
+            components.insert(step.component.clone(), reference);
         }
         Ok(Foundations {
-            replacements,
+            bases,
+            components,
             own_frontend,
         })
     }
@@ -156,9 +178,7 @@ impl Pipeline {
             component: &source.component,
             context: &source.context,
             context_hash: source.context_hash,
-            dockerfile: source
-                .dockerfile
-                .with_images(&foundations.replacements, foundations.own_frontend),
+            dockerfile: foundations.dockerfile(source),
             tag: &tag,
             refresh: self.settings.refresh,
         };
@@ -234,5 +254,42 @@ impl Pipeline {
             repository: self.destination.repository(component),
             tag: input.tag.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::component::Component;
+    use crate::images::input;
+
+    #[tokio::test]
+    async fn a_component_may_be_built_on_the_image_it_is_called_after() {
+        let root = tempfile::tempdir().unwrap();
+        let component = |name: &str, dockerfile: &str| {
+            let folder = root.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("Dockerfile"), dockerfile).unwrap();
+            Component::from_folder(&folder, "linux/amd64").unwrap()
+        };
+        let components = [
+            component("nginx", "FROM nginx\n"),
+            component("app", "FROM nginx\n"),
+        ];
+        let sources = input::read(&components).await.unwrap();
+        let pair = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+        let foundations = Foundations {
+            bases: BTreeMap::from([pair("nginx", "nginx@sha256:0")]),
+            components: BTreeMap::from([
+                pair("nginx", "me/nginx:in-1"),
+                pair("app", "me/app:in-2"),
+            ]),
+            own_frontend: false,
+        };
+        let built: Vec<String> = sources
+            .iter()
+            .map(|source| foundations.dockerfile(source))
+            .collect();
+        assert_eq!(built, ["FROM nginx@sha256:0\n", "FROM me/nginx:in-1\n"]);
     }
 }

@@ -59,11 +59,13 @@ impl Export {
         let finished: Mutex<BTreeMap<Sha256Digest, Layer>> = Mutex::default();
         // Bounded: reading waits for compressing, so no more than a few layers lie around uncompressed.
         let (sender, receiver) = mpsc::sync_channel::<Job>(compressors);
-        let receiver = Mutex::new(receiver);
+        // Owned by the compressors alone: when the last one has failed, sending fails as well instead of waiting.
+        let receiver = Arc::new(Mutex::new(receiver));
         let members = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..compressors)
                 .map(|_| {
-                    scope.spawn(|| -> Result<(), LayerError> {
+                    let (receiver, finished) = (Arc::clone(&receiver), &finished);
+                    scope.spawn(move || -> Result<(), LayerError> {
                         loop {
                             let job = receiver
                                 .lock()
@@ -79,6 +81,7 @@ impl Export {
                     })
                 })
                 .collect();
+            drop(receiver);
             let members = self.read_members(archive, &finished, &sender);
             drop(sender);
             for worker in workers {
@@ -360,5 +363,71 @@ impl<W: Write> Write for Hashing<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::images::engine::Engine;
+    use crate::images::event::Recorder;
+
+    /// More layers than the compressors and their queue hold, and more bytes than a pipe does.
+    fn archive(path: &Path) -> Vec<Sha256Digest> {
+        let count = 3 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get) + 3;
+        let mut archive = tar::Builder::new(File::create(path).unwrap());
+        let layers = (0..count).map(|number| {
+            let content = number.to_le_bytes().repeat(16 * 1024);
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            let path = format!("{number}/layer.tar");
+            archive
+                .append_data(&mut header, path, content.as_slice())
+                .unwrap();
+            Sha256Digest::of(&content)
+        });
+        let layers = layers.collect();
+        archive.finish().unwrap();
+        layers
+    }
+
+    #[test]
+    fn compressors_that_all_failed_stop_the_reader() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("archive");
+        archive(&path);
+        std::fs::create_dir(root.path().join("temporary")).unwrap();
+        let export = Export {
+            store: LayerStore::new(root.path()),
+            image: "app".to_owned(),
+            component: "app".to_owned(),
+            reporter: Arc::new(Recorder::default()),
+        };
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || sender.send(export.run(File::open(path).unwrap())));
+        let result = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+        // There is no folder for what they make.
+        let error = result.unwrap_err();
+        assert!(matches!(error, LayerError::Cache { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_cache_that_cannot_be_written_is_not_taken_for_a_broken_pipe() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("archive");
+        let store = LayerStore::new(root.path());
+        for layer in archive(&path) {
+            std::fs::create_dir_all(store.layer_record(&layer)).unwrap();
+        }
+        let engine = Engine::script(root.path(), &format!("exec cat {}", path.display()));
+        let error = store
+            .export(&engine, "app", "app", Arc::new(Recorder::default()))
+            .await
+            .unwrap_err();
+        assert!(matches!(error, LayerError::Cache { .. }), "{error:?}");
     }
 }

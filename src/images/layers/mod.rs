@@ -193,6 +193,11 @@ impl LayerStore {
         };
         let result = tokio::task::spawn_blocking(move || export.run(stdout)).await;
         let output = child.wait_with_output().await.map_err(read)?;
+        let exported = result.map_err(|error| read(io::Error::other(error)))?;
+        // The engine's status would only say that nobody read on.
+        if let Err(error @ LayerError::Cache { .. }) = exported {
+            return Err(error);
+        }
         if !output.status.success() {
             let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(failed(EngineError::Failed {
@@ -201,7 +206,7 @@ impl LayerStore {
                 output: words,
             }));
         }
-        let exported = result.map_err(|error| read(io::Error::other(error)))??;
+        let exported = exported?;
         self.remember(image, &exported)?;
         Ok(exported)
     }

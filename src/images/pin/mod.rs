@@ -1,17 +1,18 @@
-//! Writing digests into manifests: the bytes of an `image:` scalar change and nothing else does.
+//! Writing digests into manifests: the bytes of an image's name change and nothing else does.
 //!
 //! Every file is edited in memory, parsed again and compared with what it meant before; only when all of them came out right is
 //! any written. A file that says the right thing already is not touched.
 
+mod ours;
 mod scan;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use oci_distribution::Reference;
 use saphyr_parser::Event;
 
+pub use ours::Ours;
 use scan::Document;
 pub use scan::ImageScalar;
 
@@ -59,8 +60,8 @@ pub enum PinError {
         /// Column, from 1.
         column: usize,
     },
-    /// `image:` with something else than a string.
-    #[error("{path}:{line}:{column}: `image` must be one line of text")]
+    /// An image with something else than a string for a name.
+    #[error("{path}:{line}:{column}: the name of an image must be one line of text")]
     NotText {
         /// The file.
         path: PathBuf,
@@ -85,7 +86,7 @@ pub enum PinError {
     },
     /// An image that no component is.
     #[error(
-        "{path}:{line}:{column}: nobody builds `{image}`: it is none of the components ({components}) and not pinned by digest"
+        "{path}:{line}:{column}: nobody builds `{image}`: it is none of the components ({components}) and not pinned by digest{hint}"
     )]
     Unknown {
         /// The file.
@@ -98,6 +99,8 @@ pub enum PinError {
         image: String,
         /// Those that exist.
         components: String,
+        /// What to write if the component of that name was meant.
+        hint: String,
     },
     /// A component that has no digest yet.
     #[error(
@@ -226,24 +229,6 @@ fn read_one(path: PathBuf) -> Result<Manifest, PinError> {
     Ok(Manifest { path, text, images })
 }
 
-/// The component that an image in a manifest stands for: its repository's last part, at Docker Hub or on this host.
-pub fn component_of<'a>(
-    image: &str,
-    components: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    let reference: Reference = image.parse().ok()?;
-    let local = ["localhost", "127.0.0.1", "[::1]"];
-    let host = reference.registry();
-    let ours = host == "docker.io"
-        || local
-            .iter()
-            .any(|name| host == *name || host.starts_with(&format!("{name}:")));
-    let last = reference.repository().rsplit('/').next()?;
-    components
-        .into_iter()
-        .find(|component| ours && *component == last)
-}
-
 /// Does a reference name its digest?
 pub fn is_pinned(image: &str) -> bool {
     let hex = image.split_once("@sha256:").map(|(_, hex)| hex);
@@ -252,15 +237,15 @@ pub fn is_pinned(image: &str) -> bool {
 
 /// Works out what has to change so that every component's image says what `references` has for it.
 ///
-/// `components` are all that exist. One without a reference may stay as it is if it is pinned.
+/// A component without a reference may stay as it is if it is pinned.
 pub fn pin(
     manifests: &[Manifest],
-    components: &[String],
+    ours: &Ours,
     references: &BTreeMap<String, String>,
 ) -> Result<Vec<Edit>, PinError> {
     edit_all(manifests, |manifest, image| {
         let (path, line, column) = (manifest.path.clone(), image.line, image.column);
-        let known = component_of(&image.value, components.iter().map(String::as_str));
+        let known = ours.component_of(&image.value);
         match known.map(|component| (component, references.get(component))) {
             Some((_, Some(reference))) => Ok(Some(reference.clone())),
             _ if is_pinned(&image.value) => Ok(None),
@@ -275,13 +260,18 @@ pub fn pin(
                 })
             }
             None => {
-                let (image, components) = (image.value.clone(), components.join(", "));
+                let hint = ours
+                    .candidate(&image.value)
+                    .map(|component| format!("; for the component write `{component}`"))
+                    .unwrap_or_default();
+                let (image, components) = (image.value.clone(), ours.list());
                 Err(PinError::Unknown {
                     path,
                     line,
                     column,
                     image,
                     components,
+                    hint,
                 })
             }
         }
@@ -289,9 +279,9 @@ pub fn pin(
 }
 
 /// Works out what has to change so that the components' images say nothing but the component's name.
-pub fn unpin(manifests: &[Manifest], components: &[String]) -> Result<Vec<Edit>, PinError> {
+pub fn unpin(manifests: &[Manifest], ours: &Ours) -> Result<Vec<Edit>, PinError> {
     edit_all(manifests, |_, image| {
-        let component = component_of(&image.value, components.iter().map(String::as_str));
+        let component = ours.component_of(&image.value);
         Ok(component.map(|component| {
             // `on`, `1.5` or `null` would not be text without quotes.
             let is_text = component.bytes().any(|byte| byte == b'-')

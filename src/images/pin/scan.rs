@@ -1,4 +1,4 @@
-//! Finds the `image:` scalars of containers in a Kubernetes manifest, with the bytes that they occupy.
+//! Finds the images of containers and of image volumes in a Kubernetes manifest, with the bytes that they occupy.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,15 +10,17 @@ use super::PinError;
 
 /// Keys whose lists hold containers, in every kind that has a pod template.
 const CONTAINER_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
+/// Key whose list holds volumes; an `image` in one has a `reference`.
+const VOLUME_LIST: &str = "volumes";
 
-/// One `image:` and where it stands.
+/// One image and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageScalar {
     /// Its value.
     pub value: String,
     /// The bytes to replace: the text without quotes.
     pub span: Range<usize>,
-    /// Line of the `image:` value, from 1.
+    /// Line of the value, from 1.
     pub line: usize,
     /// Column in characters, from 1.
     pub column: usize,
@@ -42,12 +44,22 @@ enum Frame {
         /// The key whose value comes next; nothing while a key is expected.
         key: Option<String>,
         expects_key: bool,
-        /// Is it an element of a list of containers?
-        container: bool,
+        role: Role,
     },
     Sequence {
-        containers: bool,
+        /// What its elements are.
+        of: Role,
     },
+}
+
+/// What a mapping is, as far as images are concerned.
+#[derive(Clone, Copy, PartialEq)]
+enum Role {
+    Container,
+    Volume,
+    /// What `image` of a volume holds.
+    VolumeSource,
+    Other,
 }
 
 impl<'text> Document<'text> {
@@ -103,7 +115,7 @@ impl<'text> Document<'text> {
             .collect()
     }
 
-    /// All images of containers, in order. An aliased one is reported where its anchor is.
+    /// All images, in order. An aliased one is reported where its anchor is.
     pub(super) fn images(&self, path: &Path) -> Result<Vec<ImageScalar>, PinError> {
         let mut images: BTreeMap<usize, ImageScalar> = BTreeMap::new();
         let mut anchors: BTreeMap<usize, usize> = BTreeMap::new();
@@ -149,18 +161,17 @@ impl<'text> Document<'text> {
                         });
                     }
                     let frame = match event {
-                        Event::MappingStart(..) => {
-                            let container =
-                                matches!(stack.last(), Some(Frame::Sequence { containers: true }));
-                            Frame::Mapping {
-                                key: None,
-                                expects_key: true,
-                                container,
-                            }
-                        }
+                        Event::MappingStart(..) => Frame::Mapping {
+                            key: None,
+                            expects_key: true,
+                            role: role_of_mapping(&stack),
+                        },
                         _ => Frame::Sequence {
-                            containers: key_of(&stack)
-                                .is_some_and(|key| CONTAINER_LISTS.contains(&key)),
+                            of: match key_of(&stack) {
+                                Some(VOLUME_LIST) => Role::Volume,
+                                Some(key) if CONTAINER_LISTS.contains(&key) => Role::Container,
+                                _ => Role::Other,
+                            },
                         },
                     };
                     stack.push(frame);
@@ -293,16 +304,30 @@ fn key_of(stack: &[Frame]) -> Option<&str> {
     }
 }
 
-/// Is the next node the value of a container's `image`?
+/// What is the mapping that begins here?
+fn role_of_mapping(stack: &[Frame]) -> Role {
+    match stack.last() {
+        Some(Frame::Sequence { of }) => *of,
+        Some(Frame::Mapping {
+            role: Role::Volume, ..
+        }) if key_of(stack) == Some("image") => Role::VolumeSource,
+        _ => Role::Other,
+    }
+}
+
+/// Is the next node the name of an image?
 fn value_of_image(stack: &[Frame]) -> bool {
-    key_of(stack) == Some("image")
-        && matches!(
-            stack.last(),
-            Some(Frame::Mapping {
-                container: true,
-                ..
-            })
-        )
+    match stack.last() {
+        Some(Frame::Mapping {
+            role: Role::Container,
+            ..
+        }) => key_of(stack) == Some("image"),
+        Some(Frame::Mapping {
+            role: Role::VolumeSource,
+            ..
+        }) => key_of(stack) == Some("reference"),
+        _ => false,
+    }
 }
 
 /// A node ended: in a mapping, a key is followed by a value and a value by a key.

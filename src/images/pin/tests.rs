@@ -3,6 +3,9 @@ use std::time::SystemTime;
 use proptest::prelude::*;
 
 use super::*;
+use crate::images::destination::Destination;
+use crate::images::lock::{Entry, Lock};
+use crate::images::registry::http::Endpoint;
 
 const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -10,8 +13,21 @@ fn reference(name: &str) -> String {
     format!("docker.io/me/{name}:in-0123456789ab@{DIGEST}")
 }
 
-fn components() -> Vec<String> {
-    ["app", "database", "1.5"].map(str::to_owned).to_vec()
+const COMPONENTS: [&str; 3] = ["app", "database", "1.5"];
+
+fn ours_at(registry: &str, lock: &Lock) -> Ours {
+    let destination = Destination {
+        registry: registry.to_owned(),
+        namespace: "me".to_owned(),
+        endpoint: Endpoint::of(registry, false).unwrap(),
+        credential: None,
+        stand_in: None,
+    };
+    Ours::new(COMPONENTS.map(str::to_owned).to_vec(), &destination, lock)
+}
+
+fn ours() -> Ours {
+    ours_at("docker.io", &Lock::default())
 }
 
 fn manifest(text: &str) -> Result<Manifest, PinError> {
@@ -26,11 +42,11 @@ fn manifest(text: &str) -> Result<Manifest, PinError> {
 
 fn pinned(text: &str) -> Result<String, PinError> {
     let manifest = manifest(text)?;
-    let references = components()
-        .into_iter()
-        .map(|name| (name.clone(), reference(&name)))
+    let references = COMPONENTS
+        .iter()
+        .map(|name| ((*name).to_owned(), reference(name)))
         .collect();
-    let mut edits = pin(std::slice::from_ref(&manifest), &components(), &references)?;
+    let mut edits = pin(std::slice::from_ref(&manifest), &ours(), &references)?;
     Ok(edits.pop().map_or(manifest.text, |edit| edit.after))
 }
 
@@ -78,8 +94,27 @@ fn every_kind_with_a_pod_template() {
 }
 
 #[test]
-fn only_images_of_containers_are_images() {
-    let text = "kind: Thing\nimage: app\nspec:\n  volumes:\n  - image: {reference: app}\n  images: [app]\n  containers:\n  - name: app\n    args: [image, app]\n    env: [{name: image, value: app}]\n";
+fn image_volumes_are_images() {
+    check(
+        "spec:\n  volumes:\n  - name: model\n    image:\n      reference: @ # keep\n      pullPolicy: Always\n  - {name: x, image: {reference: '@'}}\n",
+    );
+    let error = pinned("volumes:\n- name: model\n  image: {reference: other:1}\n").unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("m.yaml:3:22: nobody builds `other:1`"),
+        "{error}"
+    );
+    let error = pinned("volumes:\n- image: {reference: [app]}\n").unwrap_err();
+    assert!(error.to_string().starts_with("m.yaml:2:22: "), "{error}");
+    // A disk image of some other kind of volume.
+    let text = "volumes:\n- rbd: {image: app, reference: app}\n  image: app\n- image: {nested: {reference: app}}\n";
+    assert_eq!(pinned(text).unwrap(), text);
+}
+
+#[test]
+fn only_images_of_pods_are_images() {
+    let text = "kind: Thing\nimage: app\nspec:\n  images: [app]\n  containers:\n  - name: app\n    args: [image, app]\n    env: [{name: image, value: app}]\n";
     assert_eq!(pinned(text).unwrap(), text);
 }
 
@@ -110,7 +145,7 @@ fn templates_and_what_nobody_builds_are_refused_with_their_place() {
         ),
         (
             "containers:\n- image: [a]\n",
-            "m.yaml:2:10: `image` must be",
+            "m.yaml:2:10: the name of an image must be",
         ),
         (
             "containers:\n  - name: x\n    image: nginx:1\n",
@@ -119,6 +154,10 @@ fn templates_and_what_nobody_builds_are_refused_with_their_place() {
         (
             "containers:\n- image: ghcr.io/other/app:1\n",
             "nobody builds `ghcr.io/other/app:1`",
+        ),
+        (
+            "containers:\n- image: app:2\n",
+            "nobody builds `app:2`: it is none of the components (app, database, 1.5) and not pinned by digest; for the component write `app`",
         ),
         ("a: [b\nc: d\n", "m.yaml:"),
     ] {
@@ -133,11 +172,11 @@ fn templates_and_what_nobody_builds_are_refused_with_their_place() {
 fn every_way_to_name_a_component_is_pinned() {
     for image in [
         "app",
-        "app:1",
-        "docker.io/x/app:1",
         "me/app",
-        "127.0.0.1:5000/me/app:in-1",
-        &format!("old/app@{DIGEST}"),
+        "docker.io/me/app:1",
+        &format!("me/app@{DIGEST}"),
+        "old/app:in-0123456789ab",
+        "127.0.0.1:5000/old/app:in-0123456789ab",
     ] {
         let text = format!("containers:\n- image: {image}\n");
         assert_eq!(
@@ -149,12 +188,61 @@ fn every_way_to_name_a_component_is_pinned() {
 }
 
 #[test]
+fn what_merely_ends_in_a_components_name_is_somebody_elses() {
+    for image in [
+        "app:22",
+        "library/app",
+        "bitnami/app:3",
+        "app:in-0123456789a",
+        "bitnami/app:in-0123456789aB",
+        "quay.io/me/app:in-0123456789ab",
+    ] {
+        assert_eq!(ours().component_of(image), None, "{image}");
+        let text = format!("containers:\n- image: {image}@{DIGEST}\n");
+        assert_eq!(pinned(&text).unwrap(), text);
+        assert!(
+            unpin(&[manifest(&text).unwrap()], &ours())
+                .unwrap()
+                .is_empty()
+        );
+    }
+}
+
+#[test]
+fn another_registry_is_ours_while_images_go_there_or_the_lock_says_so() {
+    let image = format!("ghcr.io/me/app:in-0123456789ab@{DIGEST}");
+    let text = format!("containers:\n- image: {image}\n");
+    let manifests = [manifest(&text).unwrap()];
+    let mut lock = Lock::default();
+    let entry = Entry {
+        digest: DIGEST.to_owned(),
+        input: String::new(),
+        parts: BTreeMap::new(),
+        repository: "ghcr.io/me/app".to_owned(),
+        tag: "in-0123456789ab".to_owned(),
+    };
+    lock.components.insert("app".to_owned(), entry);
+    for ours in [
+        ours_at("ghcr.io", &Lock::default()),
+        ours_at("docker.io", &lock),
+    ] {
+        assert_eq!(ours.component_of(&image), Some("app"));
+        let references = BTreeMap::from([("app".to_owned(), reference("app"))]);
+        let edits = pin(&manifests, &ours, &references).unwrap();
+        assert_eq!(edits[0].changes[0].after, reference("app"));
+        let edits = unpin(&manifests, &ours).unwrap();
+        assert_eq!(edits[0].changes[0].after, "app");
+    }
+    assert_eq!(ours().component_of(&image), None);
+}
+
+#[test]
 fn a_component_without_digest_stays_pinned_or_is_an_error() {
     let none = BTreeMap::new();
     let kept = manifest(&format!("containers:\n- image: {}\n", reference("app"))).unwrap();
-    assert!(pin(&[kept], &components(), &none).unwrap().is_empty());
+    assert!(pin(&[kept], &ours(), &none).unwrap().is_empty());
     let bare = manifest("containers:\n- image: app\n").unwrap();
-    let error = pin(&[bare], &components(), &none).unwrap_err();
+    let error = pin(&[bare], &ours(), &none).unwrap_err();
     assert!(
         error
             .to_string()
@@ -170,7 +258,7 @@ fn unpinning_gives_the_bare_name() {
         reference("app"),
         reference("1.5")
     );
-    let edit = unpin(&[manifest(&text).unwrap()], &components())
+    let edit = unpin(&[manifest(&text).unwrap()], &ours())
         .unwrap()
         .remove(0);
     assert_eq!(
@@ -179,7 +267,7 @@ fn unpinning_gives_the_bare_name() {
     );
     let plain = manifest(&format!("containers:\n- image: {}\n", reference("1.5"))).unwrap();
     assert_eq!(
-        unpin(&[plain], &components()).unwrap().remove(0).after,
+        unpin(&[plain], &ours()).unwrap().remove(0).after,
         "containers:\n- image: \"1.5\"\n"
     );
 }
@@ -197,18 +285,18 @@ fn a_second_run_leaves_the_files_alone_and_a_failed_one_all_of_them() {
     .unwrap();
     let folders = [folder.path().to_owned()];
     let references = BTreeMap::from([("app".to_owned(), reference("app"))]);
-    assert!(pin(&read(&folders).unwrap(), &components(), &references).is_err());
+    assert!(pin(&read(&folders).unwrap(), &ours(), &references).is_err());
     assert_eq!(
         fs::read_to_string(&first).unwrap(),
         "containers:\n- image: app\n"
     );
     fs::remove_file(&second).unwrap();
-    let edits = pin(&read(&folders).unwrap(), &components(), &references).unwrap();
+    let edits = pin(&read(&folders).unwrap(), &ours(), &references).unwrap();
     write(&edits).unwrap();
     let modified = || -> SystemTime { fs::metadata(&first).unwrap().modified().unwrap() };
     let before = modified();
     assert!(
-        pin(&read(&folders).unwrap(), &components(), &references)
+        pin(&read(&folders).unwrap(), &ours(), &references)
             .unwrap()
             .is_empty()
     );

@@ -80,6 +80,11 @@ impl State {
         self.scopes.insert(scope);
     }
 
+    /// Asks for one repository less. A token server may refuse a whole request for the sake of one repository.
+    pub(super) fn do_without(&mut self, scope: &str) {
+        self.scopes.remove(scope);
+    }
+
     /// The registry answered 401: remember what it wants and drop the token it did not like.
     pub(super) fn challenged(&mut self, headers: &HeaderMap) -> bool {
         self.asked = true;

@@ -50,6 +50,16 @@ pub enum RegistryError {
         #[source]
         source: reqwest::Error,
     },
+    /// Nothing moved any more.
+    #[error("{operation}: {host} was silent for {seconds} s")]
+    Silent {
+        /// What was asked for.
+        operation: String,
+        /// Host and port.
+        host: String,
+        /// How long.
+        seconds: u64,
+    },
     /// The registry does not know us or does not let us.
     #[error("{operation}: {host} refuses access ({reason}): {advice}")]
     Denied {
@@ -115,7 +125,7 @@ impl RegistryError {
     /// May the same request succeed if it is made again?
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Interrupted { .. } => true,
+            Self::Connect { .. } | Self::Interrupted { .. } | Self::Silent { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
             _ => false,
         }
@@ -162,6 +172,8 @@ pub enum Mount {
     Mounted,
     /// It has to be sent; the session is open already.
     Session(Session),
+    /// The registry wants nothing of it: the blob is sent in an upload of its own.
+    Refused,
 }
 
 /// Bytes that can be sent, and sent again.

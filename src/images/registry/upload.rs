@@ -52,15 +52,21 @@ pub async fn upload(
         Some(from) => match registry.mount_blob(repository, &blob.digest, from).await? {
             Mount::Mounted => return Ok(Outcome::Mounted),
             Mount::Session(session) => session,
+            Mount::Refused => registry.start_upload(repository).await?,
         },
         None => registry.start_upload(repository).await?,
     };
     let mut offset = 0;
     let mut attempt = 1;
+    // Patience starts again with every new piece, but not with one that had to be sent again: an end must come.
+    let mut furthest = 0;
     loop {
         let Err(error) = send(registry, &mut session, blob, &mut offset).await else {
             return Ok(Outcome::Sent);
         };
+        if offset > furthest {
+            (furthest, attempt) = (offset, 1);
+        }
         let lost = matches!(
             error,
             RegistryError::Status {

@@ -2,9 +2,13 @@
 
 mod endpoint;
 mod requests;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,12 +27,15 @@ use super::{RegistryError, Session};
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a registry may stay silent.
-const READ_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a registry may stay silent, or take nothing of what is sent to it.
+const SILENCE: Duration = Duration::from_secs(120);
 
 /// A registry over HTTP.
 pub struct HttpRegistry {
     client: reqwest::Client,
+    /// For requests with a large body. The client's own read timeout also runs while a body is sent, however well that goes.
+    uploads: reqwest::Client,
+    silence: Duration,
     endpoint: Endpoint,
     credential: Option<Credential>,
     meter: Arc<Meter>,
@@ -45,20 +52,35 @@ impl HttpRegistry {
         repositories: impl IntoIterator<Item = String>,
         meter: Arc<Meter>,
     ) -> Result<Self, RegistryError> {
+        Self::with_silence(endpoint, credential, repositories, meter, SILENCE)
+    }
+
+    fn with_silence(
+        endpoint: Endpoint,
+        credential: Option<Credential>,
+        repositories: impl IntoIterator<Item = String>,
+        meter: Arc<Meter>,
+        silence: Duration,
+    ) -> Result<Self, RegistryError> {
         // Taken already when another part of the program was first; both choose the same provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("orch/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT);
-        if is_loopback(&endpoint.url) {
-            builder = builder.no_proxy();
-        }
-        let client = builder.build().map_err(|source| RegistryError::Connect {
+        let builder = || {
+            let builder = reqwest::Client::builder()
+                .user_agent(concat!("orch/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT_TIMEOUT);
+            if is_loopback(&endpoint.url) {
+                builder.no_proxy()
+            } else {
+                builder
+            }
+        };
+        let failed = |source| RegistryError::Connect {
             operation: "preparing the HTTP client".to_owned(),
             host: endpoint.host(),
             source,
-        })?;
+        };
+        let client = builder().read_timeout(silence).build().map_err(failed)?;
+        let uploads = builder().build().map_err(failed)?;
         let actions = if credential.is_some() {
             "pull,push"
         } else {
@@ -70,6 +92,8 @@ impl HttpRegistry {
             .collect();
         Ok(Self {
             client,
+            uploads,
+            silence,
             endpoint,
             credential,
             meter,
@@ -103,6 +127,16 @@ impl HttpRegistry {
             })
     }
 
+    /// What has to be asked for to read `repository`; nothing if the run's own scopes cover it.
+    fn pull_scope(&self, repository: &str) -> Option<String> {
+        let prefix = format!("repository:{repository}:");
+        let covered = self
+            .push_scopes
+            .iter()
+            .any(|scope| scope.starts_with(&prefix));
+        (!covered).then(|| format!("{prefix}pull"))
+    }
+
     fn token_source(&self) -> TokenSource<'_> {
         TokenSource {
             client: &self.client,
@@ -134,13 +168,8 @@ impl HttpRegistry {
                 return Err(self.denied(operation, response).await);
             }
         }
-        let prefix = format!("repository:{repository}:");
-        if !self
-            .push_scopes
-            .iter()
-            .any(|scope| scope.starts_with(&prefix))
-        {
-            state.want(format!("{prefix}pull"));
+        if let Some(scope) = self.pull_scope(repository) {
+            state.want(scope);
         }
         let authorization = state.authorization(&source).await?;
         drop(state);
@@ -164,6 +193,30 @@ impl HttpRegistry {
             Err(self.denied(operation, response).await)
         } else {
             Ok(response)
+        }
+    }
+
+    /// Waits for `work` as long as `moved` grows.
+    async fn while_moving<T>(
+        &self,
+        operation: &str,
+        moved: &AtomicU64,
+        work: impl Future<Output = Result<T, RegistryError>>,
+    ) -> Result<T, RegistryError> {
+        let mut work = pin!(work);
+        loop {
+            let before = moved.load(Ordering::Relaxed);
+            match tokio::time::timeout(self.silence, &mut work).await {
+                Ok(result) => return result,
+                Err(_) if moved.load(Ordering::Relaxed) != before => {}
+                Err(_) => {
+                    return Err(RegistryError::Silent {
+                        operation: operation.to_owned(),
+                        host: self.endpoint.host(),
+                        seconds: self.silence.as_secs(),
+                    });
+                }
+            }
         }
     }
 

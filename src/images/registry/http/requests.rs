@@ -1,6 +1,7 @@
 //! The distribution specification's requests, one method each.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,11 +32,18 @@ const OCTETS: &str = "application/octet-stream";
 const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
 
 /// `length` bytes of a blob from `offset`, opened when the connection asks for them and counted as they leave.
-fn body(blob: &Blob, offset: u64, length: u64, meter: Arc<Meter>) -> reqwest::Body {
+fn body(
+    blob: &Blob,
+    offset: u64,
+    length: u64,
+    meter: Arc<Meter>,
+    moved: Arc<AtomicU64>,
+) -> reqwest::Body {
     let progress = blob.progress.clone();
     let count = move |chunk: &std::io::Result<Bytes>| {
         let bytes = chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
         meter.sent(bytes);
+        moved.fetch_add(bytes, Ordering::Relaxed);
         if let Some(progress) = &progress {
             progress(bytes);
         }
@@ -204,10 +212,29 @@ impl Registry for HttpRegistry {
             .append_pair("mount", digest)
             .append_pair("from", from);
         let build = || Ok(self.client.post(url.clone()).header(CONTENT_LENGTH, 0));
-        let response = self.send(&operation, repository, build).await?;
-        let response = self.expect(&operation, response, &[201, 202]).await?;
-        if response.status() == 201 {
-            return Ok(Mount::Mounted);
+        let source_scope = self.pull_scope(from);
+        if let Some(scope) = &source_scope {
+            self.state.lock().await.want(scope.clone());
+        }
+        let answer = match self.send(&operation, repository, build).await {
+            Ok(response) => self.expect(&operation, response, &[201, 202, 404]).await,
+            Err(error) => Err(error),
+        };
+        let response = match answer {
+            Ok(response) => response,
+            // Whether this repository may be written shows when the upload is opened, without the other one in the token.
+            Err(RegistryError::Denied { .. }) => {
+                if let Some(scope) = &source_scope {
+                    self.state.lock().await.do_without(scope);
+                }
+                return Ok(Mount::Refused);
+            }
+            Err(error) => return Err(error),
+        };
+        match response.status().as_u16() {
+            201 => return Ok(Mount::Mounted),
+            404 => return Ok(Mount::Refused),
+            _ => {}
         }
         Ok(Mount::Session(self.session(
             &operation,
@@ -234,16 +261,23 @@ impl Registry for HttpRegistry {
     ) -> Result<Session, RegistryError> {
         let operation = format!("sending blob {} to {}", blob.digest, session.repository);
         let range = format!("{offset}-{}", (offset + length).saturating_sub(1));
+        let moved = Arc::<AtomicU64>::default();
         let build = || {
-            let request = self.client.request(Method::PATCH, session.location.clone());
+            let request = self
+                .uploads
+                .request(Method::PATCH, session.location.clone());
             let request = request
                 .header(CONTENT_TYPE, OCTETS)
                 .header(CONTENT_LENGTH, length);
-            let body = body(blob, offset, length, Arc::clone(&self.meter));
+            let (meter, moved) = (Arc::clone(&self.meter), Arc::clone(&moved));
+            let body = body(blob, offset, length, meter, moved);
             Ok(request.header(CONTENT_RANGE, &range).body(body))
         };
-        let response = self.send(&operation, &session.repository, build).await?;
-        let response = self.expect(&operation, response, &[202]).await?;
+        let sent = async {
+            let response = self.send(&operation, &session.repository, build).await?;
+            self.expect(&operation, response, &[202]).await
+        };
+        let response = self.while_moving(&operation, &moved, sent).await?;
         self.session(&operation, &session.repository, response.headers())
     }
 
@@ -257,7 +291,9 @@ impl Registry for HttpRegistry {
         );
         let build = || Ok(self.client.get(session.location.clone()));
         let response = self.send(&operation, &session.repository, build).await?;
-        if response.status() == 404 {
+        // The CNCF registry gives up an upload whose session is older than what it kept of a broken piece: with 404, from version 3
+        // on with 416.
+        if matches!(response.status().as_u16(), 404 | 416) {
             return Ok(None);
         }
         let response = self.expect(&operation, response, &[204]).await?;
@@ -288,16 +324,21 @@ impl Registry for HttpRegistry {
         let operation = format!("completing blob {} in {}", blob.digest, session.repository);
         let mut url = session.location.clone();
         url.query_pairs_mut().append_pair("digest", &blob.digest);
+        let moved = Arc::<AtomicU64>::default();
         let build = || {
-            let request = self.client.put(url.clone()).header(CONTENT_TYPE, OCTETS);
+            let request = self.uploads.put(url.clone()).header(CONTENT_TYPE, OCTETS);
             if !with_body {
                 return Ok(request.header(CONTENT_LENGTH, 0));
             }
-            let body = body(blob, 0, blob.size, Arc::clone(&self.meter));
+            let (meter, moved) = (Arc::clone(&self.meter), Arc::clone(&moved));
+            let body = body(blob, 0, blob.size, meter, moved);
             Ok(request.header(CONTENT_LENGTH, blob.size).body(body))
         };
-        let response = self.send(&operation, &session.repository, build).await?;
-        self.expect(&operation, response, &[201, 204])
+        let sent = async {
+            let response = self.send(&operation, &session.repository, build).await?;
+            self.expect(&operation, response, &[201, 204]).await
+        };
+        self.while_moving(&operation, &moved, sent)
             .await
             .map(|_| ())
     }

@@ -1,0 +1,64 @@
+//! Uploads to a registry that is slow and to one that is stuck.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::images::registry::{Blob, BlobSource, Registry};
+
+const SILENCE: Duration = Duration::from_secs(1);
+/// More than what the kernel takes on its own, in bytes.
+const BODY: usize = 96 * 1024 * 1024;
+
+/// Sends a blob to a registry that takes `piece` bytes every 50 ms.
+async fn send(piece: usize) -> Result<(), RegistryError> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut buffer = vec![0; piece.max(1)];
+        let mut left = BODY;
+        while left > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if piece > 0 {
+                left = left.saturating_sub(stream.read_exact(&mut buffer).await.unwrap());
+            }
+        }
+        let answer = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        let _ = stream.read_to_end(&mut buffer).await;
+    });
+    let endpoint = Endpoint::of(&address, false).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("blob");
+    std::fs::File::create(&path)
+        .unwrap()
+        .set_len(BODY as u64)
+        .unwrap();
+    let session = Session {
+        location: endpoint.url.join("v2/me/app/blobs/uploads/1").unwrap(),
+        repository: "me/app".to_owned(),
+    };
+    let registry = HttpRegistry::with_silence(endpoint, None, [], Arc::default(), SILENCE).unwrap();
+    let blob = Blob {
+        source: BlobSource::File(path),
+        digest: "sha256:0".to_owned(),
+        size: BODY as u64,
+        progress: None,
+    };
+    registry.finish_upload(&session, &blob, true).await
+}
+
+#[tokio::test]
+async fn a_body_may_take_as_long_as_it_moves() {
+    let started = std::time::Instant::now();
+    send(BODY / 48).await.unwrap();
+    assert!(started.elapsed() > SILENCE * 2);
+}
+
+#[tokio::test]
+async fn a_registry_that_takes_nothing_is_given_up() {
+    let error = send(0).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Silent { .. }), "{error:?}");
+    assert!(error.is_transient());
+}
