@@ -250,6 +250,8 @@ async fn pack(kitchen: &Kitchen<'_>, root: &Path, archive: &Path) -> Result<(), 
     let mut partial = archive.as_os_str().to_owned();
     partial.push(format!(".{}.partial", std::process::id()));
     let partial = PathBuf::from(partial);
+    // Made first, so that it is this user's whoever writes it.
+    fs::File::create(&partial).map_err(|source| kitchen.write_failed(&partial, source))?;
     let mut command = as_root("tar");
     command.args([
         "--create",
