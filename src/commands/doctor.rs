@@ -13,7 +13,12 @@ const LATER_RUN_MIB: u64 = 1024;
 
 /// What this cluster asks of the host. Ports count only before the cluster has them itself.
 fn requirements(context: &Context, with_ports: bool) -> Vec<Requirement> {
-    let program = |name, package, why| Requirement::Program { name, package, why };
+    let program = |name, package, why, home| Requirement::Program {
+        name,
+        package,
+        why,
+        home,
+    };
     let mib = if context.vagrant().has_machines() {
         LATER_RUN_MIB
     } else {
@@ -24,12 +29,23 @@ fn requirements(context: &Context, with_ports: bool) -> Vec<Requirement> {
             path: context.project.cache().to_owned(),
             mib,
         },
-        program("ssh-keygen", "openssh-client", "makes the machines' keys"),
-        program("vagrant", "vagrant", "makes the machines"),
+        program(
+            "ssh-keygen",
+            "openssh-client",
+            "makes the machines' keys",
+            "https://www.openssh.com/portable.html",
+        ),
+        program(
+            "vagrant",
+            "vagrant",
+            "makes the machines",
+            "https://developer.hashicorp.com/vagrant/install",
+        ),
         program(
             "debootstrap",
             "debootstrap",
             "makes base images where Docker Hub cannot be reached",
+            "https://salsa.debian.org/installer-team/debootstrap",
         ),
         // Images are built by Docker with every provider.
         Requirement::EngineInstalled,
@@ -38,9 +54,19 @@ fn requirements(context: &Context, with_ports: bool) -> Vec<Requirement> {
         Requirement::Buildx,
     ];
     match context.provider() {
-        Provider::Virtualbox => list.push(program("VBoxManage", "virtualbox", "runs the machines")),
+        Provider::Virtualbox => list.push(program(
+            "VBoxManage",
+            "virtualbox",
+            "runs the machines",
+            "https://www.virtualbox.org/wiki/Linux_Downloads",
+        )),
         Provider::Libvirt => list.extend([
-            program("virsh", "libvirt-clients", "runs the machines"),
+            program(
+                "virsh",
+                "libvirt-clients",
+                "runs the machines",
+                "https://libvirt.org/downloads.html",
+            ),
             Requirement::VagrantLibvirt,
         ]),
         Provider::Docker => {}
@@ -61,11 +87,13 @@ fn ports(context: &Context) -> Requirement {
     Requirement::PortsFree(api.chain(forwards).collect())
 }
 
-/// Whether the ports have to be free: machines of this cluster hold them themselves.
+/// Whether the ports have to be free: running machines of this cluster hold them themselves.
 async fn ports_matter(context: &Context) -> bool {
-    let has_containers = context.provider() == Provider::Docker
-        && context.resources().has_nodes().await.unwrap_or(false);
-    !has_containers && !context.vagrant().has_machines()
+    if context.provider() == Provider::Docker {
+        let running = context.resources().has_running_nodes().await;
+        return !running.unwrap_or(false);
+    }
+    !context.vagrant().has_machines()
 }
 
 /// Checks and mends the host, as the first step of other commands.
@@ -102,8 +130,9 @@ pub(super) async fn preflight(context: &Context) -> anyhow::Result<()> {
     if context.provider() == Provider::Docker {
         // Only then: what an earlier run left may hold the ports.
         machines::clear_strays(context, &step).await?;
+        machines::check_made_as(context).await?;
     }
-    if !context.vagrant().has_machines() {
+    if ports_matter(context).await {
         ports(context)
             .check()
             .await

@@ -10,6 +10,7 @@ use crate::config::{K3sSource, Role};
 use crate::exit::{Exit, WithExit as _};
 use crate::images::event::Reporter;
 use crate::images::lock::Lock;
+use crate::machines::docker::WantedContainer;
 use crate::machines::{self, MachineEvent, Prepared, Provider, WantedNode};
 use crate::progress::Progress;
 use crate::ui::{Step, describe_node_event};
@@ -49,6 +50,9 @@ pub(super) async fn acquire_artifacts(
     }
     Ok(artifacts)
 }
+
+/// Where the server node's API listens.
+const API_PORT: u16 = 6443;
 
 /// The key of `images.lock` under which K3s's checksums are kept: version, asset, sum.
 const LOCK_KEY: &str = "k3s";
@@ -199,6 +203,33 @@ pub(super) async fn clear_strays(context: &Context, step: &Step) -> anyhow::Resu
         ));
     }
     Ok(())
+}
+
+/// Whether the machines that exist are those that orch.yaml describes, as far as nothing can change them afterwards.
+pub(super) async fn check_made_as(context: &Context) -> anyhow::Result<()> {
+    let config = &context.config;
+    let forwards = config.ports.forward.iter();
+    let ports: BTreeMap<u16, u16> = forwards
+        .map(|forward| (forward.node, forward.host))
+        .chain([(API_PORT, config.ports.api)])
+        .collect();
+    let nodes: Vec<_> = config
+        .nodes
+        .iter()
+        .map(|node| WantedContainer {
+            name: node.name.value.clone(),
+            address: node.address.value.to_string(),
+            ports: match node.role {
+                Role::Server => ports.clone(),
+                Role::Agent => BTreeMap::new(),
+            },
+        })
+        .collect();
+    context
+        .resources()
+        .check_made_as(&config.network.subnet.value.to_string(), &nodes)
+        .await
+        .exit(Exit::Input, "the cluster cannot become what orch.yaml says")
 }
 
 /// `orch machines prepare`: called by the Vagrantfile, on a host that nobody may have looked at yet.

@@ -69,6 +69,8 @@ pub enum Requirement {
         name: &'static str,
         package: &'static str,
         why: &'static str,
+        /// Where it is to be had on a distribution without that package.
+        home: &'static str,
     },
     /// The Docker engine's program.
     EngineInstalled,
@@ -176,7 +178,20 @@ impl Requirement {
     /// Installs or starts what [`Requirement::check`] found missing.
     pub async fn fix(&self, privilege: &Privilege) -> Result<(), HostError> {
         match self {
-            Self::Program { package, .. } => privilege.install(&[package]).await,
+            Self::Program {
+                name,
+                package,
+                home,
+                ..
+            } => match privilege.install(&[package]).await {
+                Err(HostError::Install { .. }) if !packages::is_known(package).await => {
+                    Err(HostError::NotInstallable {
+                        what: name,
+                        how: format!("apt has no package {package} here; install it from {home}"),
+                    })
+                }
+                result => result,
+            },
             Self::EngineInstalled => privilege.install(&["docker.io", "iptables"]).await,
             Self::EngineRunning => Engine::start(privilege).await,
             Self::Buildx => packages::install_buildx(privilege).await,

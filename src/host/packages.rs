@@ -134,14 +134,19 @@ pub async fn debian_mirror() -> Result<String, HostError> {
         })
 }
 
-/// Installs buildx: from the distribution where it has the package, else from the next release.
-pub(super) async fn install_buildx(privilege: &Privilege) -> Result<(), HostError> {
-    let known = Program::new("apt-cache")
-        .args(["policy", "docker-buildx"])
+/// Whether apt could install a package of this name.
+pub(super) async fn is_known(package: &str) -> bool {
+    let policy = Program::new("apt-cache")
+        .args(["policy", package])
         .output()
         .await
         .unwrap_or_default();
-    if known.contains("Candidate:") && !known.contains("Candidate: (none)") {
+    policy.contains("Candidate:") && !policy.contains("Candidate: (none)")
+}
+
+/// Installs buildx: from the distribution where it has the package, else from the next release.
+pub(super) async fn install_buildx(privilege: &Privilege) -> Result<(), HostError> {
+    if is_known("docker-buildx").await {
         return privilege.install(&["docker-buildx"]).await;
     }
     let failed = |source| HostError::Install {

@@ -3,6 +3,7 @@
 //!
 //! Everything carries [`CLUSTER_LABEL`]; nothing without it is ever touched.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{CLUSTER_LABEL, MachineError, NODE_LABEL, PROJECT_LABEL};
@@ -101,6 +102,45 @@ impl ClusterResources {
         Ok(())
     }
 
+    /// Fails where network or nodes exist and were made otherwise than wanted: an engine cannot change these afterwards.
+    pub async fn check_made_as(
+        &self,
+        subnet: &str,
+        nodes: &[WantedContainer],
+    ) -> Result<(), MachineError> {
+        let differs = |what: String, made: String, wanted: String| MachineError::MadeOtherwise {
+            what,
+            made,
+            wanted,
+        };
+        let network = self.network();
+        for name in self.list("network", &["--format", "{{.Name}}"]).await? {
+            let format = "{{range .IPAM.Config}}{{.Subnet}}{{end}}";
+            let made = inspect(&["network", "inspect", "--format", format, &name]).await?;
+            if made != subnet {
+                let what = "the cluster's network (network.subnet)".to_owned();
+                return Err(differs(what, made, subnet.to_owned()));
+            }
+        }
+        for line in self.node_containers().await? {
+            let (id, name) = line.split_once(' ').unwrap_or((&line, ""));
+            let Some(wanted) = nodes.iter().find(|wanted| wanted.name == name) else {
+                continue;
+            };
+            let text = inspect(&["container", "inspect", "--format", "{{json .}}", id]).await?;
+            let made = made(&text, &network);
+            if made.address != wanted.address {
+                let what = format!("node {name} (its address)");
+                return Err(differs(what, made.address, wanted.address.clone()));
+            }
+            if made.ports != wanted.ports {
+                let what = format!("node {name} (ports.api and ports.forward)");
+                return Err(differs(what, shown(&made.ports), shown(&wanted.ports)));
+            }
+        }
+        Ok(())
+    }
+
     /// Removes node containers that Vagrant does not know: a run that was killed between `docker
     /// run` and Vagrant's note of it. Their node state goes with them, the cluster's data stays.
     /// Another project's cluster of the same name is an error.
@@ -140,6 +180,13 @@ impl ClusterResources {
             &format,
         ];
         self.list("container", &arguments).await
+    }
+
+    /// Whether any node's container runs.
+    pub async fn has_running_nodes(&self) -> Result<bool, MachineError> {
+        let label = format!("label={NODE_LABEL}");
+        let arguments = ["--filter", &label, "--format", "{{.ID}}"];
+        Ok(!self.list("container", &arguments).await?.is_empty())
     }
 
     /// Whether any node's container is left.
@@ -217,6 +264,51 @@ impl ClusterResources {
     }
 }
 
+/// What a node's container must have been made with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedContainer {
+    pub name: String,
+    pub address: String,
+    /// Ports on the host's 127.0.0.1 by port of the node.
+    pub ports: BTreeMap<u16, u16>,
+}
+
+/// Vagrant's own way into a machine; it chooses the port on the host itself.
+const SSH_PORT: u16 = 22;
+
+/// How a container was made, out of what the engine says of it.
+fn made(text: &str, network: &str) -> WantedContainer {
+    let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+    let address = &value["NetworkSettings"]["Networks"][network]["IPAMConfig"]["IPv4Address"];
+    let bindings = value["HostConfig"]["PortBindings"].as_object();
+    let ports = bindings.into_iter().flatten().filter_map(|(port, hosts)| {
+        let port = port.strip_suffix("/tcp")?.parse().ok()?;
+        let host = hosts[0]["HostPort"].as_str()?.parse().ok()?;
+        (port != SSH_PORT).then_some((port, host))
+    });
+    WantedContainer {
+        name: value["Name"].as_str().unwrap_or_default().to_owned(),
+        address: address.as_str().unwrap_or_default().to_owned(),
+        ports: ports.collect(),
+    }
+}
+
+fn shown(ports: &BTreeMap<u16, u16>) -> String {
+    let pairs: Vec<_> = ports
+        .iter()
+        .map(|(node, host)| format!("{host} -> {node}"))
+        .collect();
+    pairs.join(", ")
+}
+
+async fn inspect(arguments: &[&str]) -> Result<String, MachineError> {
+    let text = docker(arguments.iter().copied())
+        .output()
+        .await
+        .map_err(failed("say how the cluster was made"))?;
+    Ok(text.trim().to_owned())
+}
+
 fn docker<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Program {
     Program::new("docker").args(arguments)
 }
@@ -224,4 +316,22 @@ fn docker<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Program {
 fn failed(operation: impl Into<String>) -> impl FnOnce(RunError) -> MachineError {
     let operation = operation.into();
     move |source| MachineError::Docker { operation, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_containers_making_is_read_from_the_engines_answer() {
+        let text = r#"{"Name":"/orch-x-master",
+            "HostConfig":{"PortBindings":{
+                "22/tcp":[{"HostIp":"127.0.0.1","HostPort":"2222"}],
+                "30000/tcp":[{"HostIp":"127.0.0.1","HostPort":"3000"}]}},
+            "NetworkSettings":{"Networks":{"orch-x":{"IPAMConfig":{"IPv4Address":"192.168.56.10"}}}}}"#;
+        let made = made(text, "orch-x");
+        assert_eq!(made.address, "192.168.56.10");
+        assert_eq!(made.ports, BTreeMap::from([(30000, 3000)]));
+        assert_eq!(shown(&made.ports), "3000 -> 30000");
+    }
 }

@@ -107,6 +107,14 @@ pub enum MachineError {
         "a cluster named {cluster} already belongs to {project}; give this one another name (and other ports and another subnet) in orch.yaml, or destroy the other one"
     )]
     OtherProject { cluster: String, project: String },
+    #[error(
+        "{what} was made with {made}, orch.yaml says {wanted}; put that back, or run `orch destroy` first"
+    )]
+    MadeOtherwise {
+        what: String,
+        made: String,
+        wanted: String,
+    },
     #[error("vagrant could not {operation}{causes}")]
     Vagrant {
         operation: &'static str,
