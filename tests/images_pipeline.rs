@@ -3,6 +3,13 @@
 //! Needs Docker and, for the first run, a Debian mirror: the registry is this repository's own image.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared with the tests of pushing, which use more of it"
+)]
+mod images_fake;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
@@ -11,6 +18,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use images_fake::FakeRegistry;
 use orch::images::check::Finding;
 use orch::images::component::{discover, host_platform};
 use orch::images::destination::Destination;
@@ -244,6 +252,32 @@ async fn from_nothing_to_pinned_and_nothing_more_to_do() {
             .await
             .unwrap()
             .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn nothing_goes_to_another_registry_at_the_same_port() {
+    let registry = FakeRegistry::start().await;
+    let mut project = Project::new("foreign");
+    project.stand_in.port = registry
+        .address
+        .rsplit(':')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let error = project.without_engine().push(true).await.unwrap_err();
+    assert!(matches!(error, ImageError::Registry(_)), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("taken by another registry"), "{text}");
+    assert!(text.contains("ports.registry"), "{text}");
+    assert!(
+        registry
+            .log()
+            .iter()
+            .all(|line| line.starts_with("GET /v2/")),
+        "{:?}",
+        registry.log()
     );
 }
 

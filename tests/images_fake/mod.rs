@@ -254,7 +254,8 @@ impl FakeRegistry {
             .strip_prefix("/v2/")
             .filter(|rest| !rest.is_empty())
         else {
-            return answer(200, "", "{}");
+            let version = "Docker-Distribution-Api-Version: registry/2.0\r\n";
+            return answer(200, version, "{}");
         };
         if let Some((repository, reference)) = rest.split_once("/manifests/") {
             return manifests(&mut state, &request.method, repository, reference, body);

@@ -82,6 +82,8 @@ pub mod node_paths {
     pub const CACHE: &str = "/var/lib/orch/cache";
     /// The directory that every node shares.
     pub const VOLUMES: &str = "/var/lib/orch/volumes";
+    /// What the server exports over NFS: where the data of [`VOLUMES`] really lies.
+    pub const EXPORTED: &str = "/var/lib/orch/exported";
 }
 
 #[cfg(test)]

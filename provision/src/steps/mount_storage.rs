@@ -1,12 +1,17 @@
 //! The directory that every node shares.
+//!
+//! Over NFS, the server mounts its own export as the agents do: a lock that one node takes with flock(2) excludes the others
+//! only if all of them take it through the NFS server.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use orch_contract::{ExitCode, Role, StorageKind};
-use orch_runner::{Check, ExitCoded, Step, StepFailure, StepReport};
+use orch_contract::{ExitCode, Role, StorageKind, node_paths};
+use orch_runner::{
+    Check, ExitCoded, Probe, Step, StepFailure, StepReport, Wait, WaitError, error_chain,
+};
 
 use super::Context;
 use crate::desired::DesiredFiles;
@@ -18,6 +23,7 @@ const EXPORTS: &str = "/etc/exports.d/orch.exports";
 const NFS_SERVER_UNIT: &str = "nfs-server.service";
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(120);
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why the shared directory is not there.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +53,7 @@ pub(crate) enum MountStorageError {
     Mount {
         remote: String,
         path: PathBuf,
-        source: CommandError,
+        source: WaitError,
     },
     #[error(transparent)]
     Command(#[from] CommandError),
@@ -75,33 +81,30 @@ impl MountStorage<'_> {
             std::net::IpAddr::V4(address) => address.to_string(),
             std::net::IpAddr::V6(address) => format!("[{address}]"),
         };
-        format!("{host}:{}", self.path().display())
+        format!("{host}:{}", node_paths::EXPORTED)
     }
 
     /// The files that make the mount or the export survive a reboot.
     fn files(&self) -> DesiredFiles {
         let mut desired = DesiredFiles::default();
         let config = self.context.config;
-        match (config.storage.kind, config.node.role) {
-            (StorageKind::Nfs, Role::Server) => {
-                let mut line = self.path().display().to_string();
-                for client in &config.storage.clients {
-                    // Databases change the owner of their directories, which root must be able to do.
-                    let _ = write!(line, " {client}(rw,sync,no_subtree_check,no_root_squash)");
-                }
-                desired.add(
-                    EXPORTS,
-                    format!("# Written by orch-provision.\n{line}\n"),
-                    0o644,
-                );
-            }
-            (StorageKind::Nfs, Role::Agent) => desired.add(
-                unit_path(&mount_unit_name(self.path())),
-                mount_unit(&self.remote(), self.path()),
-                0o644,
-            ),
-            (StorageKind::Bind | StorageKind::None, _) => {}
+        if config.storage.kind != StorageKind::Nfs {
+            return desired;
         }
+        if config.node.role == Role::Server {
+            let mut line = node_paths::EXPORTED.to_owned();
+            for client in &config.storage.clients {
+                // Databases change the owner of their directories, which root must be able to do.
+                let _ = write!(line, " {client}(rw,sync,no_subtree_check,no_root_squash)");
+            }
+            let text = format!("# Written by orch-provision.\n{line}\n");
+            desired.add(EXPORTS, text, 0o644);
+        }
+        desired.add(
+            unit_path(&mount_unit_name(self.path())),
+            mount_unit(&self.remote(), self.path(), config.node.role),
+            0o644,
+        );
         desired
     }
 
@@ -115,25 +118,17 @@ impl MountStorage<'_> {
             .unwrap_or_default();
         let mounts = parse_mounts(&mountinfo);
         let mount = mount_at(&mounts, self.path());
-        match (config.storage.kind, config.node.role, mount) {
-            (StorageKind::None, _, _) | (StorageKind::Bind, _, Some(_)) => {}
-            (StorageKind::Bind, _, None) => {
+        match (config.storage.kind, mount) {
+            (StorageKind::None, _) | (StorageKind::Bind, Some(_)) => return Ok(needed),
+            (StorageKind::Bind, None) => {
                 return Err(MountStorageError::NotMounted {
                     path: self.path().to_owned(),
                 });
             }
-            (StorageKind::Nfs, Role::Server, _) => {
-                if !system.files.exists(self.path())? {
-                    needed.push(format!("{} is missing", self.path().display()));
-                }
-                if !system.services.state(NFS_SERVER_UNIT).await?.is_active() {
-                    needed.push(format!("{NFS_SERVER_UNIT} does not run"));
-                }
-            }
-            (StorageKind::Nfs, Role::Agent, None) => {
+            (StorageKind::Nfs, None) => {
                 needed.push(format!("{} is not mounted", self.path().display()));
             }
-            (StorageKind::Nfs, Role::Agent, Some(mount)) => {
+            (StorageKind::Nfs, Some(mount)) => {
                 if !mount.kind.starts_with("nfs") || mount.source != self.remote() {
                     return Err(MountStorageError::MountedElsewhere {
                         path: self.path().to_owned(),
@@ -144,6 +139,14 @@ impl MountStorage<'_> {
                 }
             }
         }
+        if config.node.role == Role::Server {
+            if !system.files.exists(Path::new(node_paths::EXPORTED))? {
+                needed.push(format!("{} is missing", node_paths::EXPORTED));
+            }
+            if !system.services.state(NFS_SERVER_UNIT).await?.is_active() {
+                needed.push(format!("{NFS_SERVER_UNIT} does not run"));
+            }
+        }
         Ok(needed)
     }
 
@@ -151,12 +154,13 @@ impl MountStorage<'_> {
         let system = self.context.system;
         self.ensure_program("exportfs", "nfs-kernel-server", "nfs-utils")
             .await?;
-        if !system.files.exists(self.path())? {
-            system.files.create_directory(self.path(), 0o755)?;
+        let exported = Path::new(node_paths::EXPORTED);
+        if !system.files.exists(exported)? {
+            system.files.create_directory(exported, 0o755)?;
         }
         self.files().write(system.files)?;
         let export = |source| MountStorageError::Export {
-            path: self.path().to_owned(),
+            path: exported.to_owned(),
             source,
         };
         for invocation in [
@@ -169,7 +173,8 @@ impl MountStorage<'_> {
         Ok(())
     }
 
-    async fn mount(&self) -> Result<(), MountStorageError> {
+    /// Mounts it, waiting for a server that is being provisioned at the same time.
+    async fn mount(&self, report: &StepReport<'_>) -> Result<(), MountStorageError> {
         let system = self.context.system;
         self.ensure_program("mount.nfs4", "nfs-common", "nfs-utils")
             .await?;
@@ -181,15 +186,23 @@ impl MountStorage<'_> {
         let unit = mount_unit_name(self.path());
         let invocation =
             Invocation::new("systemctl", ["enable", "--now", &unit]).timeout(MOUNT_TIMEOUT);
-        system
-            .commands
-            .run_ok(&invocation)
-            .await
-            .map_err(|source| MountStorageError::Mount {
-                remote: self.remote(),
-                path: self.path().to_owned(),
-                source,
-            })?;
+        let wait = Wait {
+            condition: format!("{} mounted from {}", self.path().display(), self.remote()),
+            timeout: Duration::from_secs(self.context.config.timeouts.join_seconds),
+            interval: RETRY_INTERVAL,
+        };
+        let mounted = wait.until(report, || async {
+            match system.commands.run_ok(&invocation).await {
+                Ok(_) => Ok(Probe::Met(())),
+                Err(error) if error.is_missing() => Err(error),
+                Err(error) => Ok(Probe::Pending(error_chain(&error).join(": "))),
+            }
+        });
+        mounted.await.map_err(|source| MountStorageError::Mount {
+            remote: self.remote(),
+            path: self.path().to_owned(),
+            source,
+        })??;
         Ok(())
     }
 
@@ -208,7 +221,15 @@ impl MountStorage<'_> {
         }
         let apt = Invocation::new(
             "apt-get",
-            ["install", "--yes", "--no-install-recommends", debian],
+            [
+                // A fresh machine may be at its own first upgrade.
+                "-o",
+                "DPkg::Lock::Timeout=300",
+                "install",
+                "--yes",
+                "--no-install-recommends",
+                debian,
+            ],
         )
         .timeout(INSTALL_TIMEOUT);
         match system.commands.run_ok(&apt).await {
@@ -271,11 +292,11 @@ impl Step for MountStorage<'_> {
         })
     }
 
-    async fn apply(&self, _: &StepReport<'_>) -> Result<(), StepFailure> {
-        match self.context.config.node.role {
-            Role::Server => self.export().await?,
-            Role::Agent => self.mount().await?,
+    async fn apply(&self, report: &StepReport<'_>) -> Result<(), StepFailure> {
+        if self.context.config.node.role == Role::Server {
+            self.export().await?;
         }
+        self.mount(report).await?;
         Ok(())
     }
 
@@ -302,15 +323,20 @@ pub(crate) fn mount_unit_name(path: &Path) -> String {
 }
 
 /// Hard and synchronous: a database must see its write fail or arrive, never be forgotten.
-fn mount_unit(remote: &str, path: &Path) -> String {
+fn mount_unit(remote: &str, path: &Path, role: Role) -> String {
+    let order = match role {
+        Role::Server => format!(
+            "After=network-online.target {NFS_SERVER_UNIT}\nRequires={NFS_SERVER_UNIT}\nBefore=k3s.service"
+        ),
+        Role::Agent => "After=network-online.target\nBefore=k3s-agent.service".to_owned(),
+    };
     format!(
         "\
 # Written by orch-provision.
 [Unit]
 Description=Directory shared by the cluster's nodes
-After=network-online.target
 Wants=network-online.target
-Before=k3s-agent.service
+{order}
 
 [Mount]
 What={remote}
@@ -384,7 +410,7 @@ mod tests {
             .text("/etc/systemd/system/var-lib-orch-volumes.mount")
             .unwrap();
         assert!(
-            unit.contains("What=192.168.56.10:/var/lib/orch/volumes\n"),
+            unit.contains("What=192.168.56.10:/var/lib/orch/exported\n"),
             "{unit}"
         );
         assert!(unit.contains("nfsvers=4.2,hard,sync"), "{unit}");
@@ -393,10 +419,8 @@ mod tests {
     #[tokio::test]
     async fn an_nfs_server_exports_to_its_agents_only() {
         let machine = Machine::fit();
-        machine.commands.answer("apt-get install", 0, "");
-        machine
-            .commands
-            .answer("systemctl enable --now nfs-server.service", 0, "");
+        machine.commands.answer("apt-get ", 0, "");
+        machine.commands.answer("systemctl enable --now ", 0, "");
         machine.commands.answer("exportfs", 0, "");
         let mut config = server_config();
         config.storage.kind = StorageKind::Nfs;
@@ -408,7 +432,63 @@ mod tests {
         Runner::new(&recorder, false).run(&step).await.unwrap();
         assert_eq!(
             machine.files.text("/etc/exports.d/orch.exports").unwrap(),
-            "# Written by orch-provision.\n/var/lib/orch/volumes 192.168.56.0/24(rw,sync,no_subtree_check,no_root_squash)\n"
+            "# Written by orch-provision.\n/var/lib/orch/exported 192.168.56.0/24(rw,sync,no_subtree_check,no_root_squash)\n"
         );
+    }
+
+    #[tokio::test]
+    async fn an_nfs_server_mounts_its_own_export_after_it_serves_it() {
+        let machine = Machine::fit();
+        machine.commands.answer("apt-get ", 0, "");
+        machine.commands.answer("systemctl enable --now ", 0, "");
+        machine.commands.answer("exportfs", 0, "");
+        let mut config = server_config();
+        config.storage.kind = StorageKind::Nfs;
+        let step = MountStorage {
+            context: machine.context(&config),
+        };
+        let recorder = Recorder::default();
+        Runner::new(&recorder, false).run(&step).await.unwrap();
+        let unit = machine
+            .files
+            .text("/etc/systemd/system/var-lib-orch-volumes.mount")
+            .unwrap();
+        assert!(
+            unit.contains("Requires=nfs-server.service\nBefore=k3s.service\n"),
+            "{unit}"
+        );
+        let asked = machine.commands.asked_lines();
+        let at = |text: &str| {
+            asked
+                .iter()
+                .position(|line| line.starts_with(text))
+                .unwrap()
+        };
+        assert!(at("exportfs -r") < at("systemctl enable --now var-lib-orch-volumes.mount"));
+    }
+
+    #[tokio::test]
+    async fn an_agent_waits_for_a_server_that_does_not_export_yet() {
+        let machine = Machine::fit();
+        machine.files.put("/usr/sbin/mount.nfs4", "", 0o755);
+        machine.commands.answer(
+            "systemctl enable --now var-lib-orch-volumes.mount",
+            1,
+            "refused",
+        );
+        let mut config = agent_config();
+        config.storage.kind = StorageKind::Nfs;
+        let step = MountStorage {
+            context: machine.context(&config),
+        };
+        let recorder = Recorder::default();
+        let report = StepReport::new(&recorder, "mount_storage");
+        let mut mounting = Box::pin(step.mount(&report));
+        let early = tokio::time::timeout(Duration::from_millis(200), &mut mounting).await;
+        assert!(early.is_err(), "it gave up at once");
+        machine
+            .commands
+            .answer("systemctl enable --now var-lib-orch-volumes.mount", 0, "");
+        mounting.await.unwrap();
     }
 }

@@ -123,7 +123,7 @@ impl Pipeline {
             Some(stand_in) => {
                 stand_in
                     .is_running(&self.destination.client(&[], &self.meter)?)
-                    .await
+                    .await?
             }
             None => true,
         };
@@ -286,7 +286,7 @@ impl Pipeline {
         };
         // Its probing is not part of what a push costs.
         let client = self.destination.client(&[], &Arc::default())?;
-        if stand_in.is_running(&client).await || stand_in.restart(&self.engine, &client).await? {
+        if stand_in.is_running(&client).await? || stand_in.restart(&self.engine, &client).await? {
             return Ok(());
         }
         let image = self.stand_in_image().await?;

@@ -9,6 +9,8 @@ use crate::images::engine::{Engine, EngineError};
 
 /// Port that the registry listens on in its container.
 const INNER_PORT: u16 = 5000;
+/// The header field in which it says whose it is.
+const CLUSTER_HEADER: &str = "X-Orch-Cluster";
 /// Where the registry keeps its data in its container.
 const DATA: &str = "/var/lib/registry";
 /// How often a starting registry is asked whether it is there yet.
@@ -38,9 +40,27 @@ impl StandIn {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Does it answer already?
-    pub async fn is_running(&self, client: &HttpRegistry) -> bool {
-        client.answers(PROBE_TIMEOUT).await
+    /// Does it answer already? Whatever else answers at its port is an error: images would go to somebody else's registry.
+    pub async fn is_running(&self, client: &HttpRegistry) -> Result<bool, RegistryError> {
+        let Some(headers) = client.probe(PROBE_TIMEOUT).await else {
+            return Ok(false);
+        };
+        let cluster = headers
+            .get(CLUSTER_HEADER)
+            .and_then(|value| value.to_str().ok());
+        if cluster == Some(self.cluster.as_str()) {
+            return Ok(true);
+        }
+        let owner = cluster.map_or_else(
+            || "another registry".to_owned(),
+            |cluster| format!("the registry of cluster {cluster}"),
+        );
+        Err(RegistryError::StandIn {
+            reason: format!(
+                "port {} is taken by {owner}: choose another `ports.registry`, or stop that registry",
+                self.port
+            ),
+        })
     }
 
     /// Starts a container that exists. False when there is none.
@@ -71,6 +91,10 @@ impl StandIn {
         let label = format!("dev.orch.cluster={}", self.cluster);
         let publish = format!("127.0.0.1:{}:{INNER_PORT}", self.port);
         let volume = format!("{name}:{DATA}");
+        let headers = format!(
+            "REGISTRY_HTTP_HEADERS={{X-Content-Type-Options: [nosniff], {CLUSTER_HEADER}: [\"{}\"]}}",
+            self.cluster
+        );
         // Made first, because only then does it carry the label that `destroy` looks for.
         let made = engine
             .run(&["volume", "create", "--label", &label, &name])
@@ -85,6 +109,8 @@ impl StandIn {
             &label,
             "--restart",
             "unless-stopped",
+            "--env",
+            &headers,
             "--read-only",
             "--cap-drop",
             "ALL",
@@ -192,7 +218,7 @@ impl StandIn {
 
     async fn wait(&self, engine: &Engine, client: &HttpRegistry) -> Result<(), RegistryError> {
         for _ in 0..ATTEMPTS {
-            if self.is_running(client).await {
+            if self.is_running(client).await? {
                 return Ok(());
             }
             tokio::time::sleep(INTERVAL).await;

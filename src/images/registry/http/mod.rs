@@ -104,16 +104,18 @@ impl HttpRegistry {
 
     /// Does a registry answer within `timeout`? Any answer counts, 401 included.
     pub async fn answers(&self, timeout: Duration) -> bool {
-        let Ok(url) = self.endpoint.url.join("v2/") else {
-            return false;
-        };
+        self.probe(timeout).await.is_some()
+    }
+
+    /// The header fields that a registry answers with within `timeout`.
+    pub async fn probe(&self, timeout: Duration) -> Option<HeaderMap> {
+        let url = self.endpoint.url.join("v2/").ok()?;
         self.meter.request();
-        match self.client.get(url).timeout(timeout).send().await {
-            Ok(response) => response
-                .headers()
-                .contains_key("docker-distribution-api-version"),
-            Err(_) => false,
-        }
+        let response = self.client.get(url).timeout(timeout).send().await.ok()?;
+        let is_registry = response
+            .headers()
+            .contains_key("docker-distribution-api-version");
+        is_registry.then(|| response.headers().clone())
     }
 
     fn url(&self, repository: &str, rest: &str) -> Result<Url, RegistryError> {
