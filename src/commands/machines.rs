@@ -101,8 +101,11 @@ fn mirror(context: &Context, provider: Provider) -> anyhow::Result<Option<String
     })
 }
 
-/// The provisioner lies beside orch, built from the same sources.
+/// The provisioner, built from the same sources: the one that `Scripts/orch` names, else the one beside orch.
 fn provisioner() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("ORCH_PROVISIONER") {
+        return Ok(path.into());
+    }
     let orch = std::env::current_exe()?;
     Ok(orch.with_file_name("orch-provision"))
 }
