@@ -369,12 +369,13 @@ mod tests {
         assert_eq!(text, "hello\n");
     }
 
-    /// Runs `script` until it has written its first line, drops it, and gives what is in the file `$1` afterwards.
+    /// Runs the Perl script until it has written its first line, drops it, and gives what is in the file `$ARGV[0]` afterwards.
     async fn dropped(script: &str, on_cancel: OnCancel) -> String {
         let folder = tempfile::tempdir().unwrap();
         let mark = folder.path().join("mark");
-        let program = Program::new("sh")
-            .args(["-c", script, "sh"])
+        // Not a shell: one that is started with SIGINT ignored, as in the background, cannot trap it.
+        let program = Program::new("perl")
+            .args(["-e", script])
             .args([&mark])
             .on_cancel(on_cancel);
         let (sender, mut started) = tokio::sync::mpsc::unbounded_channel();
@@ -389,8 +390,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_cancelled_program_is_killed_interrupted_or_left_to_finish() {
-        let script = "trap 'echo cleaned >\"$1\"; exit 1' INT; echo started; \
-                      sleep 0.5 & wait; wait; echo finished >\"$1\"";
+        let script = r#"sub say_it { open(F, ">", $ARGV[0]); print F "$_[0]\n"; close(F); exit 1 }
+            $SIG{INT} = sub { say_it("cleaned") };
+            $| = 1;
+            print "started\n";
+            select(undef, undef, undef, 0.5);
+            say_it("finished");"#;
         assert_eq!(dropped(script, OnCancel::Interrupt).await, "cleaned\n");
         assert_eq!(dropped(script, OnCancel::Finish).await, "finished\n");
         assert_eq!(dropped(script, OnCancel::Kill).await, "");
