@@ -161,7 +161,6 @@ pub(super) fn enter_docker_group(context: &Context) {
 
 /// Starts the Docker engine if it is installed and does not run.
 pub(super) async fn engine(context: &Context) -> anyhow::Result<()> {
-    enter_docker_group(context);
     for requirement in [Requirement::EngineInstalled, Requirement::EngineRunning] {
         if let Finding::Missing(what) = requirement
             .check()

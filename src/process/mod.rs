@@ -8,7 +8,6 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -108,7 +107,6 @@ pub struct Program {
     directory: Option<PathBuf>,
     input: Option<Vec<u8>>,
     on_cancel: OnCancel,
-    own_group: bool,
 }
 
 impl Program {
@@ -120,16 +118,14 @@ impl Program {
             directory: None,
             input: None,
             on_cancel: OnCancel::Kill,
-            own_group: false,
         }
     }
 
-    /// What Ctrl-C does to it; a terminal's own signal does not reach it any more. A program that may
-    /// ask for a password at the terminal must not be given this.
+    /// What Ctrl-C does to it. Unless that is [`OnCancel::Kill`], a terminal's own signal does not reach it any more, and it
+    /// must not be a program that may ask for a password at the terminal.
     #[must_use]
     pub fn on_cancel(mut self, on_cancel: OnCancel) -> Self {
         self.on_cancel = on_cancel;
-        self.own_group = true;
         self
     }
 
@@ -198,7 +194,7 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        if self.own_group {
+        if self.on_cancel != OnCancel::Kill {
             command.process_group(0);
         }
         let mut child = command.spawn().map_err(|source| self.spawn_error(source))?;

@@ -416,12 +416,18 @@ mod tests {
         assert!(unit.contains("nfsvers=4.2,hard,sync"), "{unit}");
     }
 
-    #[tokio::test]
-    async fn an_nfs_server_exports_to_its_agents_only() {
+    /// A machine on which an NFS server can be installed and started.
+    fn nfs_server() -> Machine {
         let machine = Machine::fit();
         machine.commands.answer("apt-get ", 0, "");
         machine.commands.answer("systemctl enable --now ", 0, "");
         machine.commands.answer("exportfs", 0, "");
+        machine
+    }
+
+    #[tokio::test]
+    async fn an_nfs_server_exports_to_its_agents_only() {
+        let machine = nfs_server();
         let mut config = server_config();
         config.storage.kind = StorageKind::Nfs;
         config.storage.clients = vec!["192.168.56.0/24".parse().unwrap()];
@@ -438,10 +444,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_nfs_server_mounts_its_own_export_after_it_serves_it() {
-        let machine = Machine::fit();
-        machine.commands.answer("apt-get ", 0, "");
-        machine.commands.answer("systemctl enable --now ", 0, "");
-        machine.commands.answer("exportfs", 0, "");
+        let machine = nfs_server();
         let mut config = server_config();
         config.storage.kind = StorageKind::Nfs;
         let step = MountStorage {
