@@ -28,13 +28,16 @@ pub use context::Context;
 /// How long programs may clean up after themselves when nobody waits for their result any more.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How much later than a child's death of the same signal our own may be read.
+const SIGNAL_LAG: Duration = Duration::from_millis(200);
+
 /// Runs the command until it ends or a signal ends it.
 pub async fn run(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
     // One TLS implementation for every client in this process; a second call is refused and harmless.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let result = tokio::select! {
-        result = dispatch(cli, ui) => result,
-        () = signalled() => {
+    let result = match until_signalled(dispatch(cli, ui), signalled()).await {
+        Some(result) => result,
+        None => {
             ui.note("interrupted; run the same command again to go on from here");
             Ok(Exit::Interrupted)
         }
@@ -47,6 +50,26 @@ pub async fn run(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
         }
     }
     result
+}
+
+/// What the work came to, or `None` when the signal came first.
+///
+/// A terminal's Ctrl-C goes to our children too. One that dies of it is a failure that we may read before our own signal,
+/// so that a failure is believed only after a moment without one.
+async fn until_signalled<T, E>(
+    work: impl Future<Output = Result<T, E>>,
+    signalled: impl Future<Output = ()>,
+) -> Option<Result<T, E>> {
+    let mut signalled = std::pin::pin!(signalled);
+    let result = tokio::select! {
+        biased;
+        () = &mut signalled => return None,
+        result = work => result,
+    };
+    if result.is_err() && tokio::time::timeout(SIGNAL_LAG, signalled).await.is_ok() {
+        return None;
+    }
+    Some(result)
 }
 
 /// Ends with Ctrl-C or a request to terminate.
@@ -134,4 +157,23 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
         Command::Completions { .. } => {}
     }
     Ok(Exit::Success)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_failure_that_a_signal_follows_at_once_is_an_interruption() {
+        let failed = async || Err::<(), _>("a child died of SIGINT");
+        let soon = tokio::task::yield_now();
+        assert_eq!(until_signalled(failed(), soon).await, None);
+        let never = std::future::pending();
+        assert_eq!(
+            until_signalled(failed(), never).await,
+            Some(Err("a child died of SIGINT"))
+        );
+        let done = until_signalled(async { Ok::<_, ()>(1) }, tokio::task::yield_now()).await;
+        assert_eq!(done, Some(Ok(1)));
+    }
 }
