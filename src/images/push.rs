@@ -282,7 +282,8 @@ impl Pusher {
         Arc::new(move |bytes| {
             let before = done.fetch_add(bytes, Ordering::Relaxed);
             let sent = (before + bytes).min(total);
-            if before / PROGRESS_STEP != sent / PROGRESS_STEP || sent == total {
+            let first = before == 0;
+            if first || before / PROGRESS_STEP != sent / PROGRESS_STEP || sent == total {
                 let (component, digest) = (component.clone(), digest.clone());
                 reporter.event(ImageEvent::UploadProgress {
                     component,

@@ -5,6 +5,7 @@
 //! implements.
 
 mod describe;
+mod uploads;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::{Arc, Mutex, Weak};
@@ -18,6 +19,7 @@ use crate::kube::{ApplyEvent, ApplyResult};
 use crate::progress::Progress;
 
 pub use describe::describe_node_event;
+use uploads::{Uploads, short};
 
 /// How results and progress are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -102,10 +104,17 @@ impl Ui {
             _ => None,
         };
         self.emit(name, "started", "");
+        let uploads = match (&*self.mode, &bar) {
+            (Mode::Terminal(bars), Some(bar)) => {
+                Some(Mutex::new(Uploads::new(bars.clone(), bar.clone())))
+            }
+            _ => None,
+        };
         let step = Arc::new(Step {
             ui: self.clone(),
             name: name.to_owned(),
             bar,
+            uploads,
             started: Instant::now(),
             last_sample: Mutex::new(Instant::now()),
             last_said: Mutex::new(Some((Instant::now(), String::new()))),
@@ -169,6 +178,20 @@ impl Ui {
         }
     }
 
+    /// An image's event as one object: its own fields, the step, the time, and the text that people would read.
+    fn image_event(&self, step: &str, event: &ImageEvent) {
+        let Ok(serde_json::Value::Object(mut fields)) = serde_json::to_value(event) else {
+            return;
+        };
+        fields.insert("step".to_owned(), step.into());
+        if let Some(text) = event.describe() {
+            fields.insert("text".to_owned(), text.into());
+        }
+        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        fields.insert("elapsed_ms".to_owned(), elapsed.into());
+        self.line(&serde_json::Value::Object(fields).to_string());
+    }
+
     fn line(&self, text: &str) {
         match &*self.mode {
             Mode::Terminal(bars) => {
@@ -186,6 +209,8 @@ pub struct Step {
     ui: Ui,
     name: String,
     bar: Option<ProgressBar>,
+    /// On a terminal alone.
+    uploads: Option<Mutex<Uploads>>,
     started: Instant,
     /// When a log was last given one of many similar lines.
     last_sample: Mutex<Instant>,
@@ -241,9 +266,7 @@ impl Step {
     /// Ends the step with one line that says what came of it.
     pub fn done(&self, text: &str) {
         let seconds = self.started.elapsed().as_secs_f64();
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.clear();
         if let Ok(mut said) = self.last_said.lock() {
             *said = None;
         }
@@ -255,6 +278,27 @@ impl Step {
         }
         self.ui
             .emit(&self.name, "done", &format!("{text} ({seconds:.1} s)"));
+    }
+
+    fn clear(&self) {
+        if let Some(Ok(mut uploads)) = self.uploads.as_ref().map(Mutex::lock) {
+            uploads.clear();
+        }
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Some bytes of a blob have left.
+    fn upload(&self, component: &str, digest: &str, sent: u64, total: u64) {
+        match self.uploads.as_ref().map(Mutex::lock) {
+            Some(Ok(mut uploads)) => uploads.update(component, digest, sent, total),
+            Some(Err(_)) => {}
+            None => {
+                let what = format!("{component}: sending {}", short(digest));
+                self.bytes(&what, sent, Some(total));
+            }
+        }
     }
 
     /// Shows something that is worth a line of its own even on a terminal.
@@ -296,6 +340,20 @@ impl crate::kube::Reporter for Step {
 
 impl crate::images::event::Reporter for Step {
     fn event(&self, event: ImageEvent) {
+        if self.ui.is_json() {
+            self.ui.image_event(&self.name, &event);
+            return;
+        }
+        if let ImageEvent::UploadProgress {
+            component,
+            digest,
+            sent,
+            total,
+        } = &event
+        {
+            self.upload(component, digest, *sent, *total);
+            return;
+        }
         let Some(text) = event.describe() else {
             return;
         };
@@ -306,13 +364,11 @@ impl crate::images::event::Reporter for Step {
                 self.say(&text);
             }
             ImageEvent::BuildLine { line, .. } => {
-                if self.ui.is_json() {
-                    self.note(&text);
-                } else if !line.trim().is_empty() {
+                if !line.trim().is_empty() {
                     self.sample(&text, false);
                 }
             }
-            ImageEvent::UploadProgress { .. } | ImageEvent::Summary { .. } => {}
+            ImageEvent::Summary { .. } => {}
             _ => self.note(&text),
         }
     }
@@ -320,8 +376,6 @@ impl crate::images::event::Reporter for Step {
 
 impl Drop for Step {
     fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.clear();
     }
 }
