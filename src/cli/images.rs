@@ -13,10 +13,10 @@ pub struct ImagesArgs {
     pub common: CommonArgs,
 }
 
-/// What every subcommand takes. Defaults come from orch.yaml.
+/// What every subcommand takes. Defaults come from orch.yaml, if there is one.
 #[derive(Debug, Args)]
 pub struct CommonArgs {
-    /// Folder whose subfolders with a Dockerfile are the components
+    /// Folder in and below which folders with a Dockerfile are the components [default: orch.yaml, ./Dockerfiles, or .]
     #[arg(long, global = true, value_name = "FOLDER", help_heading = "Images")]
     pub dockerfiles: Option<PathBuf>,
     /// Folder of manifests; may be given several times
@@ -34,9 +34,15 @@ pub struct CommonArgs {
     /// Talk plain HTTP to the registry; loopback addresses always do
     #[arg(long, global = true, help_heading = "Images")]
     pub plain_http: bool,
-    /// Platform of the images [default: this host's]
-    #[arg(long, global = true, value_name = "OS/ARCH", help_heading = "Images")]
-    pub platform: Option<String>,
+    /// Platforms of the images, separated by commas; several make an index [default: orch.yaml, or this host's]
+    #[arg(
+        long = "platform",
+        global = true,
+        value_name = "OS/ARCH",
+        value_delimiter = ',',
+        help_heading = "Images"
+    )]
+    pub platforms: Vec<String>,
 }
 
 /// What to do.
@@ -82,9 +88,9 @@ pub struct PushArgs {
     /// Say what would be done and do nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Builds at the same time
-    #[arg(long, short, value_name = "N", default_value_t = 2)]
-    pub jobs: usize,
+    /// Builds at the same time [default: orch.yaml, or 2]
+    #[arg(long, short, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub jobs: Option<usize>,
 }
 
 /// Arguments of `orch images build`.
@@ -95,9 +101,9 @@ pub struct BuildArgs {
     /// Build again although the sources are the same
     #[arg(long)]
     pub refresh: bool,
-    /// Builds at the same time
-    #[arg(long, short, value_name = "N", default_value_t = 2)]
-    pub jobs: usize,
+    /// Builds at the same time [default: orch.yaml, or 2]
+    #[arg(long, short, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub jobs: Option<usize>,
 }
 
 /// Arguments of subcommands that only take components.

@@ -5,6 +5,7 @@ use crate::exit::{Exit, WithExit as _};
 use crate::host::{Finding, HostError, Privilege, Requirement, group};
 use crate::machines::Provider;
 use crate::progress::Progress as _;
+use crate::ui::Ui;
 
 /// What a first run writes in MiB: images, caches and two nodes.
 const FIRST_RUN_MIB: u64 = 10 * 1024;
@@ -115,13 +116,13 @@ pub(super) async fn preflight(context: &Context) -> anyhow::Result<()> {
     for requirement in requirements(context, false) {
         let failing = || format!("this host is not ready: {}", requirement.name());
         if requirement == Requirement::EngineRunning {
-            enter_docker_group(context);
+            enter_docker_group(&context.ui);
         }
         if let Finding::Missing(what) = requirement.check().await.exit(Exit::Host, failing())? {
             step.note(&format!("{what}: getting it"));
             let result = requirement.fix(&privilege).await;
             if matches!(result, Err(HostError::EngineRefused { .. })) {
-                enter_docker_group(context);
+                enter_docker_group(&context.ui);
             }
             result.exit(Exit::Host, failing())?;
             fixed.push(requirement.name());
@@ -148,15 +149,14 @@ pub(super) async fn preflight(context: &Context) -> anyhow::Result<()> {
 
 /// Starts this command again with the right to use the engine, where sudo can give it. Without it, the engine's own refusal is
 /// the error.
-pub(super) fn enter_docker_group(context: &Context) {
+pub(super) fn enter_docker_group(ui: &Ui) {
     if !group::is_needed() {
         return;
     }
-    context
-        .ui
+    ui
         .note("this user is not in the Docker engine's group: going on with it for this run, through sudo");
     let error = group::enter();
-    context.ui.note(&format!("that failed: {error}"));
+    ui.note(&format!("that failed: {error}"));
 }
 
 /// Starts the Docker engine if it is installed and does not run.

@@ -9,7 +9,7 @@ use crate::cli::images::{CommonArgs, ImagesArgs, ImagesCommand};
 use crate::exit::{Exit, WithExit};
 use crate::images::ImageError;
 use crate::images::check::Finding;
-use crate::images::component::{Component, discover, host_platform};
+use crate::images::component::{Component, Definition, find, host_platform};
 use crate::images::destination::{DOCKER_HUB, Destination};
 use crate::images::engine::Engine;
 use crate::images::event::Reporter;
@@ -41,6 +41,10 @@ pub struct ImageSettings {
     pub cluster: String,
     /// Port of the local registry on 127.0.0.1.
     pub stand_in_port: u16,
+    /// Components that somebody described.
+    pub definitions: Vec<Definition>,
+    /// Builds at the same time.
+    pub jobs: usize,
 }
 
 impl Default for ImageSettings {
@@ -55,41 +59,32 @@ impl Default for ImageSettings {
             namespace: None,
             cluster: "orch".to_owned(),
             stand_in_port: 5000,
+            definitions: Vec::new(),
+            jobs: 2,
         }
     }
 }
 
 /// What differs from subcommand to subcommand.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Choice {
     /// Components asked for; none means what the manifests use.
     pub names: Vec<String>,
     /// Build again what exists.
     pub refresh: bool,
-    /// Builds at the same time.
-    pub jobs: usize,
-}
-
-impl Default for Choice {
-    fn default() -> Self {
-        Self {
-            names: Vec::new(),
-            refresh: false,
-            jobs: 2,
-        }
-    }
+    /// Builds at the same time, if not as many as the settings say.
+    pub jobs: Option<usize>,
 }
 
 /// A pipeline for these settings; `orch create` uses it, too.
 pub fn pipeline(
     settings: &ImageSettings,
     choice: Choice,
-    platform: Option<&str>,
+    platforms: &[String],
     plain_http: bool,
     reporter: Arc<dyn Reporter>,
 ) -> Result<Pipeline, ImageError> {
-    let platform = platform.map_or_else(host_platform, str::to_owned);
-    let components: Vec<Component> = discover(&settings.dockerfiles, &platform)?;
+    let components = components(settings, platforms)?;
     let stand_in = StandIn {
         cluster: settings.cluster.clone(),
         port: settings.stand_in_port,
@@ -108,7 +103,7 @@ pub fn pipeline(
         lock: settings.lock.clone(),
         cache: settings.cache.clone(),
         bases: settings.bases.clone(),
-        parallel_builds: choice.jobs,
+        parallel_builds: choice.jobs.unwrap_or(settings.jobs),
         refresh: choice.refresh,
         policy: Policy::default(),
     };
@@ -118,6 +113,24 @@ pub fn pipeline(
         Engine::default(),
         reporter,
     ))
+}
+
+/// All components. Platforms of the command line are those of this run, whatever the descriptions say.
+fn components(
+    settings: &ImageSettings,
+    platforms: &[String],
+) -> Result<Vec<Component>, ImageError> {
+    let mut definitions = settings.definitions.clone();
+    let host = [host_platform()];
+    let default = if platforms.is_empty() {
+        host.as_slice()
+    } else {
+        for definition in &mut definitions {
+            definition.platforms.clear();
+        }
+        platforms
+    };
+    Ok(find(&settings.dockerfiles, default, &definitions)?)
 }
 
 /// Runs `orch images ...`. `settings` are the defaults of orch.yaml; results go to `ui`, progress to `reporter`.
@@ -150,11 +163,11 @@ async fn dispatch(
 ) -> anyhow::Result<(Exit, Text)> {
     let common = &arguments.common;
     let make = |choice| {
-        let (platform, plain_http) = (common.platform.as_deref(), common.plain_http);
+        let (platforms, plain_http) = (&common.platforms, common.plain_http);
         coded(pipeline(
             &settings,
             choice,
-            platform,
+            platforms,
             plain_http,
             Arc::clone(&reporter),
         ))
@@ -352,7 +365,10 @@ fn explanation_text(explanation: &Explanation) -> Text {
         "  files       {files}, {bytes} bytes, from {}\n",
         source.component.context.display()
     ));
-    plain.push_str(&format!("  platform    {}\n", source.component.platform));
+    plain.push_str(&format!(
+        "  platform    {}\n",
+        source.component.platforms.join(", ")
+    ));
     for (reference, identity) in identities {
         plain.push_str(&format!("  from        {reference} = {identity}\n"));
     }
@@ -364,7 +380,7 @@ fn explanation_text(explanation: &Explanation) -> Text {
         "parts": input.parts,
         "files": files,
         "bytes": bytes,
-        "platform": source.component.platform,
+        "platforms": source.component.platforms,
         "from": identities,
         "changed": changed,
     });

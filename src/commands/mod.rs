@@ -19,6 +19,7 @@ use clap::CommandFactory as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Cli, Command, ConfigCommand, KubeconfigCommand, MachinesCommand};
+use crate::config::images::ImagesOnly;
 use crate::exit::{Exit, WithExit as _};
 use crate::process;
 use crate::ui::Ui;
@@ -118,9 +119,23 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
         ui.result(String::from_utf8_lossy(&script).trim_end());
         return Ok(Exit::Success);
     }
+    let command = match cli.command {
+        Command::Images(arguments) => {
+            match ImagesOnly::load(&cli.file)
+                .exit(Exit::Input, "reading the project's description")?
+            {
+                Some(description) => {
+                    doctor::enter_docker_group(ui);
+                    return publish::run_alone(&cli.file, description, arguments, ui).await;
+                }
+                None => Command::Images(arguments),
+            }
+        }
+        command => command,
+    };
     let context =
         Context::load(&cli.file, ui).exit(Exit::Input, "reading the cluster's description")?;
-    let changes_machines = match &cli.command {
+    let changes_machines = match &command {
         Command::Create(arguments) => !arguments.dry_run,
         Command::Start | Command::Stop | Command::Destroy => true,
         _ => false,
@@ -130,10 +145,10 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
     } else {
         None
     };
-    if changes_machines || matches!(cli.command, Command::Images(_) | Command::Machines(_)) {
-        doctor::enter_docker_group(&context);
+    if changes_machines || matches!(command, Command::Images(_) | Command::Machines(_)) {
+        doctor::enter_docker_group(&context.ui);
     }
-    match cli.command {
+    match command {
         Command::Create(arguments) => create::run(&context, &arguments).await?,
         Command::Start => create::start(&context).await?,
         Command::Stop => cluster::stop(&context).await?,

@@ -1,19 +1,22 @@
 //! The image pipeline with this cluster's settings: `orch images`, and the images step of `create`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Context;
 use super::images::{Choice, ImageSettings, exit_of, pipeline};
 use crate::cli::images::{ImagesArgs, ImagesCommand};
+use crate::config::Registry;
+use crate::config::images::{Images, ImagesOnly};
 use crate::exit::{Exit, WithExit as _};
 use crate::images::ImageError;
+use crate::images::component::Definition;
 use crate::images::destination::Destination;
 use crate::images::engine::Engine;
 use crate::images::event::Reporter;
 use crate::images::execute::{Pipeline, Report};
 use crate::machines::Provider;
-use crate::ui::Step;
+use crate::ui::{Step, Ui};
 
 /// The folder under Dockerfiles/ that the docker provider's machines are made from.
 const NODE_COMPONENT: &str = "node";
@@ -41,15 +44,73 @@ fn settings(context: &Context) -> ImageSettings {
         lock: lock_file(context),
         cache: cache.join("images"),
         bases: cache.join("bases"),
-        namespace: config.registry.namespace.clone().or_else(|| {
-            std::env::var("DOCKER_HUB_USERNAME")
-                .ok()
-                .filter(|name| !name.is_empty())
-        }),
+        namespace: namespace(&config.registry),
+        definitions: definitions(&config.images, context.project.root()),
+        jobs: jobs(&config.images),
         cluster: context.cluster().to_owned(),
         stand_in_port: config.ports.registry,
         ..ImageSettings::default()
     }
+}
+
+/// The settings where there is no cluster: conventions, and what an `orch.yaml` for images alone says.
+fn settings_alone(file: &Path, description: &ImagesOnly) -> ImageSettings {
+    let root = file.parent().unwrap_or(Path::new(""));
+    let conventional = root.join("Dockerfiles");
+    let dockerfiles = match &description.dockerfiles {
+        Some(folder) => root.join(folder),
+        None if conventional.is_dir() => conventional,
+        None if root.as_os_str().is_empty() => PathBuf::from("."),
+        None => root.to_owned(),
+    };
+    ImageSettings {
+        dockerfiles,
+        manifests: description
+            .manifests
+            .iter()
+            .map(|folder| root.join(folder))
+            .collect(),
+        lock: root.join("images.lock"),
+        namespace: namespace(&description.registry),
+        definitions: definitions(&description.images, root),
+        jobs: jobs(&description.images),
+        ..ImageSettings::default()
+    }
+}
+
+fn namespace(registry: &Registry) -> Option<String> {
+    registry.namespace.clone().or_else(|| {
+        std::env::var("DOCKER_HUB_USERNAME")
+            .ok()
+            .filter(|name| !name.is_empty())
+    })
+}
+
+fn jobs(images: &Images) -> usize {
+    images
+        .jobs
+        .as_ref()
+        .map_or_else(|| ImageSettings::default().jobs, |jobs| jobs.value)
+}
+
+/// The `images.components` of a description in `root`.
+fn definitions(images: &Images, root: &Path) -> Vec<Definition> {
+    images
+        .components
+        .iter()
+        .map(|component| Definition {
+            name: component.name.value.clone(),
+            context: component.context.as_ref().map(|path| root.join(path)),
+            dockerfile: component.dockerfile.clone(),
+            target: component.target.clone(),
+            args: component.args.clone(),
+            platforms: component
+                .platforms
+                .iter()
+                .map(|platform| platform.value.clone())
+                .collect(),
+        })
+        .collect()
 }
 
 fn coded<T>(result: Result<T, ImageError>, doing: &str) -> anyhow::Result<T> {
@@ -64,7 +125,7 @@ fn make(
     choice: Choice,
     reporter: Arc<dyn Reporter>,
 ) -> anyhow::Result<Pipeline> {
-    let pipeline = pipeline(&settings(context), choice, None, false, reporter);
+    let pipeline = pipeline(&settings(context), choice, &[], false, reporter);
     coded(pipeline, "preparing the images")
 }
 
@@ -78,6 +139,17 @@ pub(super) async fn run(context: &Context, arguments: ImagesArgs) -> anyhow::Res
         attach_registry(context).await?;
     }
     Ok(exit)
+}
+
+/// `orch images ...` in a project that orch makes no cluster for.
+pub(super) async fn run_alone(
+    file: &Path,
+    description: ImagesOnly,
+    arguments: ImagesArgs,
+    ui: &Ui,
+) -> anyhow::Result<Exit> {
+    let settings = settings_alone(file, &description);
+    super::images::run(arguments, settings, ui.step("images"), ui).await
 }
 
 /// The images step of `create`: build, push, pin.

@@ -4,6 +4,7 @@
 //! file, line and column, because this is the file that people edit by hand. The Vagrantfile reads
 //! the same file; what it takes from it is checked here first.
 
+pub mod images;
 mod validate;
 
 use std::net::Ipv4Addr;
@@ -38,6 +39,8 @@ pub struct Config {
     pub stacks: Vec<Stack>,
     #[serde(default)]
     pub storage: Storage,
+    #[serde(default)]
+    pub images: images::Images,
 }
 
 /// Who makes the machines.
@@ -229,21 +232,9 @@ impl Config {
 
     /// Parses and checks; `path` is for the errors only.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = serde_saphyr::from_str(text).map_err(|error| {
-            let location = error.location();
-            ConfigError::Invalid {
-                path: path.to_owned(),
-                line: location.map_or(1, |l| l.line()),
-                column: location.map_or(1, |l| l.column()),
-                message: short_message(&error),
-            }
-        })?;
-        validate::check(&config).map_err(|problem| ConfigError::Invalid {
-            path: path.to_owned(),
-            line: problem.line,
-            column: problem.column,
-            message: problem.message,
-        })?;
+        let config: Self =
+            serde_saphyr::from_str(text).map_err(|error| parse_error(path, &error))?;
+        validate::check(&config).map_err(|problem| invalid(path, problem))?;
         Ok(config)
     }
 
@@ -261,6 +252,25 @@ impl Config {
     /// address, which [`validate`] keeps free of nodes.
     pub fn registry_address(&self) -> Option<Ipv4Addr> {
         self.network.subnet.value.hosts().last()
+    }
+}
+
+fn parse_error(path: &Path, error: &serde_saphyr::Error) -> ConfigError {
+    let location = error.location();
+    ConfigError::Invalid {
+        path: path.to_owned(),
+        line: location.map_or(1, |l| l.line()),
+        column: location.map_or(1, |l| l.column()),
+        message: short_message(error),
+    }
+}
+
+fn invalid(path: &Path, problem: validate::Problem) -> ConfigError {
+    ConfigError::Invalid {
+        path: path.to_owned(),
+        line: problem.line,
+        column: problem.column,
+        message: problem.message,
     }
 }
 

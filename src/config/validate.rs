@@ -14,7 +14,7 @@ pub(super) struct Problem {
     pub(super) message: String,
 }
 
-fn at(location: Location, message: impl Into<String>) -> Problem {
+pub(super) fn at(location: Location, message: impl Into<String>) -> Problem {
     Problem {
         line: location.line().max(1),
         column: location.column().max(1),
@@ -44,6 +44,7 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     }
     check_nodes(config)?;
     check_ports(config)?;
+    super::images::check(&config.images)?;
     if config.k3s.source == K3sSource::Directory && config.k3s.directory.is_none() {
         return Err(at(
             config.k3s.version.referenced,

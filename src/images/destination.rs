@@ -53,7 +53,8 @@ impl Destination {
             .as_ref()
             .and_then(Credential::username)
             .filter(|_| hub);
-        let local = stand_in.as_ref().map(|_| LOCAL_NAMESPACE);
+        // A registry of this machine knows no owners.
+        let local = (stand_in.is_some() || endpoint.is_loopback()).then_some(LOCAL_NAMESPACE);
         let namespace = namespace
             .or(user)
             .or(local)

@@ -101,7 +101,8 @@ pub async fn read(components: &[Component]) -> Result<Vec<Source>, InputError> {
 }
 
 fn read_one(component: Component, names: &BTreeSet<String>) -> Result<Source, InputError> {
-    let dockerfile = Dockerfile::read(&component.dockerfile, &component.args, &component.platform)?;
+    let dockerfile =
+        Dockerfile::read(&component.dockerfile, &component.args, component.platform())?;
     let context = Context::scan(&component.context, &component.dockerfile)?;
     let context_hash = context.hash()?;
     let (mut dependencies, mut bases) = (BTreeSet::new(), Vec::new());
@@ -200,7 +201,7 @@ fn name_one(source: &Source, identities: &[(String, String)]) -> Input {
     }
     let mut settings = Records::new("orch.settings", 1);
     settings.fields(&[
-        component.platform.as_bytes(),
+        component.platforms.join(",").as_bytes(),
         COMPRESSION.as_bytes(),
         b"provenance=false",
     ]);
@@ -316,7 +317,7 @@ mod tests {
         let plain = component(root.path(), "a", "FROM debian:bookworm-slim\n");
         let mut seen = BTreeSet::new();
         let mut variants = vec![plain.clone(); 4];
-        variants[1].platform = "linux/arm64".to_owned();
+        variants[1].platforms = vec!["linux/arm64".to_owned()];
         variants[2].target = Some("x".to_owned());
         variants[3].args.insert("A".to_owned(), "x".to_owned());
         for variant in variants {

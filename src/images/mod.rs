@@ -57,7 +57,7 @@ pub enum ImageError {
     Lock(#[from] lock::LockError),
     /// Hub needs to know whose images these are.
     #[error(
-        "no namespace to push to at {registry}: set `registry.namespace` in orch.yaml, or DOCKER_HUB_USERNAME"
+        "no namespace to push to at {registry}: name it with --namespace, `registry.namespace` in orch.yaml, or DOCKER_HUB_USERNAME"
     )]
     Namespace {
         /// The registry.
@@ -65,7 +65,8 @@ pub enum ImageError {
     },
     /// The local registry has no recipe.
     #[error(
-        "there are no credentials for docker.io, and {folder} has no `{component}` component to run a local registry from: run `docker login`"
+        "there are no credentials for docker.io, and {folder} has no `{component}` component to run a local registry from: run \
+         `docker login`, or name a registry, e.g. `--registry localhost:5000` or `--registry ghcr.io --namespace NAME`"
     )]
     NoStandIn {
         /// Where components are.

@@ -54,7 +54,7 @@ pub fn select(
     let mut all_bases = BTreeSet::new();
     for component in components {
         let dockerfile =
-            Dockerfile::read(&component.dockerfile, &component.args, &component.platform)
+            Dockerfile::read(&component.dockerfile, &component.args, component.platform())
                 .map_err(InputError::from)?;
         let used: Vec<String> = dockerfile
             .references()

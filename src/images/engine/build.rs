@@ -206,7 +206,7 @@ fn command(
         "--tag",
         request.tag,
         "--platform",
-        &component.platform,
+        component.platform(),
     ]);
     command.arg("--file").arg(
         folder

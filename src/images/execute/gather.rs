@@ -89,7 +89,7 @@ impl Pipeline {
             self.settings.bases.clone(),
             components
                 .first()
-                .map_or_else(host_platform, |component| component.platform.clone()),
+                .map_or_else(host_platform, |component| component.platform().to_owned()),
             &lock.bases,
             Arc::clone(&self.meter),
             Arc::clone(&self.reporter),

@@ -32,6 +32,11 @@ impl Endpoint {
         Ok(Self { url })
     }
 
+    /// Is it on this machine?
+    pub fn is_loopback(&self) -> bool {
+        is_loopback(&self.url)
+    }
+
     /// Host and port.
     pub fn host(&self) -> String {
         let host = self.url.host_str().unwrap_or_default();

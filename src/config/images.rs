@@ -1,0 +1,169 @@
+//! The `images:` section, and an `orch.yaml` that describes images and no cluster.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_saphyr::Spanned;
+
+use super::validate::{self, Problem};
+use super::{ConfigError, FILE_NAME, Registry, invalid, parse_error};
+
+/// Keys without which a file describes no cluster.
+const CLUSTER_KEYS: [&str; 3] = ["name", "network", "nodes"];
+
+/// How images are made.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Images {
+    /// Components that folders alone do not describe.
+    pub components: Vec<ImageComponent>,
+    /// Images of others that may stay in manifests as they are.
+    pub keep: Vec<String>,
+    /// Builds at the same time.
+    pub jobs: Option<Spanned<usize>>,
+}
+
+/// One component.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageComponent {
+    pub name: Spanned<String>,
+    /// The folder that the builder may read; left out: the folder of this name that has a Dockerfile.
+    pub context: Option<PathBuf>,
+    /// Seen from the context.
+    pub dockerfile: Option<PathBuf>,
+    /// The stage to stop at.
+    pub target: Option<String>,
+    /// Build arguments.
+    #[serde(default)]
+    pub args: BTreeMap<String, String>,
+    #[serde(default)]
+    pub platforms: Vec<Spanned<String>>,
+    /// Repositories in manifests that mean this component.
+    #[serde(default)]
+    pub references: Vec<String>,
+}
+
+/// An `orch.yaml` for images alone, of a project that orch makes no cluster for.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImagesOnly {
+    pub registry: Registry,
+    pub dockerfiles: Option<PathBuf>,
+    /// Folders of manifests.
+    pub manifests: Vec<PathBuf>,
+    pub images: Images,
+}
+
+impl ImagesOnly {
+    /// What `path` says if it describes no cluster. The default file need not exist.
+    pub fn load(path: &Path) -> Result<Option<Self>, ConfigError> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error)
+                if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(FILE_NAME) =>
+            {
+                return Ok(Some(Self::default()));
+            }
+            Err(source) => {
+                return Err(ConfigError::Read {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+        };
+        // What is no mapping at all is the cluster's parser to complain about.
+        let keys: BTreeMap<String, IgnoredAny> = match serde_saphyr::from_str(&text) {
+            Ok(keys) => keys,
+            Err(_) => return Ok(None),
+        };
+        if CLUSTER_KEYS.iter().any(|key| keys.contains_key(*key)) {
+            return Ok(None);
+        }
+        let parsed: Self =
+            serde_saphyr::from_str(&text).map_err(|error| parse_error(path, &error))?;
+        check(&parsed.images).map_err(|problem| invalid(path, problem))?;
+        Ok(Some(parsed))
+    }
+}
+
+/// What the types cannot say.
+pub(super) fn check(images: &Images) -> Result<(), Problem> {
+    if let Some(jobs) = images.jobs.as_ref().filter(|jobs| jobs.value == 0) {
+        return Err(validate::at(
+            jobs.referenced,
+            "images.jobs: at least 1 build has to run at a time",
+        ));
+    }
+    let mut names = BTreeMap::new();
+    for component in &images.components {
+        let name = &component.name;
+        if names.insert(name.value.as_str(), ()).is_some() {
+            return Err(validate::at(
+                name.referenced,
+                format!(
+                    "two components are named {:?}; give each its own name",
+                    name.value
+                ),
+            ));
+        }
+        for platform in &component.platforms {
+            if !matches!(platform.value.split('/').count(), 2 | 3) {
+                return Err(validate::at(
+                    platform.referenced,
+                    format!(
+                        "{:?} is not a platform: write OS/ARCHITECTURE, e.g. linux/arm64",
+                        platform.value
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Option<ImagesOnly>, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orch.yaml");
+        std::fs::write(&path, text).unwrap();
+        ImagesOnly::load(&path)
+    }
+
+    #[test]
+    fn a_file_for_images_alone_needs_no_cluster() {
+        let text = "images:\n  jobs: 4\n  components:\n  - name: web\n    context: services/web\n    args: {V: \"1\"}\n    \
+                    platforms: [linux/amd64, linux/arm64]\n    references: [acme/web]\n";
+        let images = load(text).unwrap().unwrap().images;
+        assert_eq!(images.components[0].args["V"], "1");
+        assert_eq!(images.components[0].references, ["acme/web"]);
+        assert_eq!(images.jobs.unwrap().value, 4);
+        assert!(load("name: demo\nnodes: []\n").unwrap().is_none());
+    }
+
+    #[test]
+    fn mistakes_are_shown_where_they_are() {
+        for (text, place, word) in [
+            ("images:\n  component: []\n", ":2:", "component"),
+            ("images: {jobs: 0}\n", ":1:16", "jobs"),
+            (
+                "images:\n  components:\n  - name: a\n  - name: a\n",
+                ":4:11",
+                "two components",
+            ),
+            (
+                "images:\n  components:\n  - name: a\n    platforms: [arm64]\n",
+                ":4:17",
+                "OS/ARCHITECTURE",
+            ),
+        ] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.contains(place) && error.contains(word), "{error}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! `orch images` in projects that know nothing of orch, against the real builder and the real registry.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod images_registry;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use images_registry::RealRegistry;
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// A folder of its own; what `orch` builds in it is forgotten by the engine when it goes.
+struct Foreign {
+    folder: tempfile::TempDir,
+    namespace: String,
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        let tags = Command::new("docker")
+            .args(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"])
+            .output()
+            .unwrap();
+        let part = format!("/{}/", self.namespace);
+        for tag in String::from_utf8_lossy(&tags.stdout).lines() {
+            if tag.contains(&part) {
+                let _ = Command::new("docker").args(["rmi", tag]).output();
+            }
+        }
+    }
+}
+
+impl Foreign {
+    fn new(name: &str, files: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let namespace = format!("{name}-{}", std::process::id());
+        Self { folder, namespace }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.path().join(path)).unwrap()
+    }
+
+    fn orch(&self, arguments: &[&str]) -> Output {
+        Command::new(assert_cmd::cargo::cargo_bin("orch"))
+            .args(arguments)
+            .current_dir(self.path())
+            .env_remove("ORCH_FILE")
+            .env_remove("DOCKER_HUB_USERNAME")
+            .env("DOCKER_CONFIG", self.path().join(".docker"))
+            .env("ORCH_CACHE", self.path().join(".cache"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// What a command that must succeed wrote to stdout.
+    fn done(&self, arguments: &[&str]) -> String {
+        let output = self.orch(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn a_repository_without_orch_yaml_is_built_pushed_pinned_and_checked() {
+    let registry = RealRegistry::start();
+    let project = Foreign::new(
+        "acme",
+        &[
+            ("services/web/Dockerfile", "FROM scratch\nCOPY page /\n"),
+            ("services/web/page", "hello\n"),
+            ("services/api/Dockerfile", "FROM web\nCOPY code /\n"),
+            ("services/api/code", "code\n"),
+            ("node_modules/web/Dockerfile", "FROM nowhere\n"),
+            (
+                "deploy/all.yaml",
+                "kind: Pod\nspec:\n  containers:\n  - image: web # the page\n  - image: api\n",
+            ),
+        ],
+    );
+    let common = [
+        "--registry",
+        &registry.address,
+        "--namespace",
+        &project.namespace,
+        "--manifests",
+        "deploy",
+    ];
+    let with = |arguments: &[&'static str]| -> Vec<&str> {
+        arguments.iter().copied().chain(common).collect()
+    };
+    project.done(&with(&["images", "push", "--pin"]));
+    let pinned = project.read("deploy/all.yaml");
+    for name in ["web", "api"] {
+        let start = format!(
+            "image: {}/{}/{name}:in-",
+            registry.address, project.namespace
+        );
+        let line = pinned.lines().find(|line| line.contains(&start));
+        let (_, digest) = line.unwrap().split_once('@').unwrap();
+        let digest = digest.split(' ').next().unwrap();
+        let path = format!("/v2/{}/{name}/manifests/{digest}", project.namespace);
+        assert!(registry.get(&path, MANIFEST).is_some(), "{pinned}");
+    }
+    assert!(pinned.contains(" # the page\n"), "{pinned}");
+    assert!(project.read("images.lock").contains("\"web\""));
+    project.done(&with(&["images", "check"]));
+    let again = project.done(&with(&["images", "push", "--pin", "--output", "json"]));
+    let again: serde_json::Value = serde_json::from_str(&again).unwrap();
+    assert_eq!(
+        (again["requests"].as_u64(), again["bytes_sent"].as_u64()),
+        (Some(2), Some(0))
+    );
+}
+
+#[test]
+fn an_orch_yaml_for_images_alone_describes_components() {
+    let registry = RealRegistry::start();
+    let project = Foreign::new(
+        "described",
+        &[
+            (
+                "orch.yaml",
+                "images:\n  jobs: 1\n  components:\n  - name: site\n    context: web\n    dockerfile: docker/release\n    \
+                 target: final\n    args: {GREETING: hello}\n",
+            ),
+            (
+                "web/docker/release",
+                "FROM scratch AS final\nARG GREETING=nothing\nLABEL greeting=$GREETING\nCOPY page /\n\
+                 FROM final AS extra\nLABEL greeting=extra\n",
+            ),
+            ("web/page", "hello\n"),
+        ],
+    );
+    let reference = project.done(&[
+        "images",
+        "push",
+        "--registry",
+        &registry.address,
+        "--namespace",
+        &project.namespace,
+    ]);
+    let (name, digest) = reference.trim().split_once('@').unwrap();
+    assert!(name.contains("/site:in-"), "{reference}");
+    let repository = format!("/v2/{}/site", project.namespace);
+    let manifest = registry.json(&format!("{repository}/manifests/{digest}"), MANIFEST);
+    let config = manifest["config"]["digest"].as_str().unwrap();
+    let config = registry.json(&format!("{repository}/blobs/{config}"), "*/*");
+    assert_eq!(config["config"]["Labels"]["greeting"], "hello");
+}
+
+#[test]
+fn what_is_missing_is_an_error_with_the_next_step() {
+    let project = Foreign::new(
+        "lost",
+        &[
+            ("a/web/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n"),
+            ("b/web/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n"),
+        ],
+    );
+    let output = project.orch(&["images", "plan"]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("a/web") && text.contains("b/web"), "{text}");
+    // Two folders are two projects; without credentials nobody says where images go.
+    let output = project.orch(&["images", "push", "--dockerfiles", "a"]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("--registry localhost:5000"), "{text}");
+    fs::write(
+        project.path().join("orch.yaml"),
+        "images:\n  component: []\n",
+    )
+    .unwrap();
+    let output = project.orch(&["images", "plan"]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("orch.yaml:2:3"), "{text}");
+    // Other commands are about a cluster, which has to be described.
+    fs::remove_file(project.path().join("orch.yaml")).unwrap();
+    assert_eq!(project.orch(&["status"]).status.code(), Some(3));
+}

@@ -1,0 +1,74 @@
+//! The real registry for tests: this repository's own `registry` image in a container that goes when the test ends.
+
+use std::path::Path;
+use std::process::Command;
+
+pub(crate) struct RealRegistry {
+    container: String,
+    pub(crate) address: String,
+}
+
+impl RealRegistry {
+    pub(crate) fn start() -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let image = run(Command::new(assert_cmd::cargo::cargo_bin("orch"))
+            .args(["images", "build", "registry"])
+            .current_dir(root)
+            .env_remove("ORCH_FILE"));
+        let container = run(Command::new("docker").args([
+            "run",
+            "--detach",
+            "--rm",
+            "--publish",
+            "127.0.0.1:0:5000",
+            &image,
+        ]));
+        let port = run(Command::new("docker").args(["port", &container, "5000/tcp"]));
+        let registry = Self {
+            container,
+            address: port.replace("0.0.0.0", "127.0.0.1"),
+        };
+        for _ in 0..200 {
+            let address: &str = &registry.address;
+            if std::net::TcpStream::connect(address).is_ok()
+                && registry.get("/v2/", "*/*").is_some()
+            {
+                return registry;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("the registry at {} does not answer", registry.address);
+    }
+
+    /// The body of an answer of 200.
+    pub(crate) fn get(&self, path: &str, accept: &str) -> Option<String> {
+        let output = Command::new("curl")
+            .args(["--silent", "--fail", "--noproxy", "*"])
+            .args(["--header", &format!("Accept: {accept}")])
+            .arg(format!("http://{}{path}", self.address))
+            .output()
+            .unwrap();
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    pub(crate) fn json(&self, path: &str, accept: &str) -> serde_json::Value {
+        serde_json::from_str(&self.get(path, accept).unwrap()).unwrap()
+    }
+}
+
+impl Drop for RealRegistry {
+    fn drop(&mut self) {
+        let _ = Command::new("docker")
+            .args(["rm", "--force", "--volumes", &self.container])
+            .output();
+    }
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
