@@ -174,7 +174,9 @@ impl Pusher {
                     .put_manifest(repository, tag, &manifest)
                     .await?;
             }
-            other => other?,
+            other => {
+                other?;
+            }
         }
         self.knowledge.keep_only(repository, seen);
         Ok(Pushed {

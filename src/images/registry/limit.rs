@@ -3,7 +3,9 @@
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
-use super::{Blob, Mount, RawManifest, Registry, RegistryError, Session};
+use super::{
+    Blob, BlobStream, Descriptor, Mount, RawManifest, Registry, RegistryError, Session, Stored,
+};
 
 /// The decorator.
 pub struct Limited<R> {
@@ -52,15 +54,31 @@ impl<R: Registry> Registry for Limited<R> {
         repository: &str,
         reference: &str,
         manifest: &RawManifest,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<Stored, RegistryError> {
         limited!(
             self,
             self.inner.put_manifest(repository, reference, manifest)
         )
     }
 
+    async fn referrers(
+        &self,
+        repository: &str,
+        digest: &str,
+    ) -> Result<Option<Vec<Descriptor>>, RegistryError> {
+        limited!(self, self.inner.referrers(repository, digest))
+    }
+
     async fn head_blob(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
         limited!(self, self.inner.head_blob(repository, digest))
+    }
+
+    async fn get_blob(
+        &self,
+        repository: &str,
+        digest: &str,
+    ) -> Result<Option<BlobStream>, RegistryError> {
+        limited!(self, self.inner.get_blob(repository, digest))
     }
 
     async fn mount_blob(

@@ -13,12 +13,15 @@ pub mod retry;
 pub mod stand_in;
 pub mod upload;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::images::hash::Sha256Digest;
@@ -156,6 +159,37 @@ impl RawManifest {
     }
 }
 
+/// What a registry says about a manifest that it took.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// The manifest whose list of referrers it joined; nothing where the registry keeps no such lists.
+    pub subject: Option<String>,
+}
+
+/// One thing that a manifest or an index points to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// Media type of what it points to.
+    pub media_type: String,
+    /// Its digest, `sha256:...`.
+    pub digest: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// What an artifact's manifest is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// Remarks.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Fields of others, which are kept.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, serde_json::Value>,
+}
+
+/// A blob's bytes as they come. Nobody has compared them with the digest yet.
+pub type BlobStream = BoxStream<'static, Result<Bytes, RegistryError>>;
+
 /// Where an upload goes on.
 #[derive(Debug, Clone)]
 pub struct Session {
@@ -198,7 +232,7 @@ pub enum BlobSource {
     File(PathBuf),
 }
 
-/// The requests of the OCI distribution specification that pushing needs. `repository` is a path, e.g. `namespace/name`.
+/// The requests of the OCI distribution specification that the pipeline needs. `repository` is a path, e.g. `namespace/name`.
 #[async_trait]
 pub trait Registry: Send + Sync {
     /// The digest behind a tag or digest, if it is there.
@@ -219,9 +253,21 @@ pub trait Registry: Send + Sync {
         repository: &str,
         reference: &str,
         manifest: &RawManifest,
-    ) -> Result<(), RegistryError>;
+    ) -> Result<Stored, RegistryError>;
+    /// The manifests that name `digest` as their subject; nothing if the registry keeps no such lists.
+    async fn referrers(
+        &self,
+        repository: &str,
+        digest: &str,
+    ) -> Result<Option<Vec<Descriptor>>, RegistryError>;
     /// Is the blob there?
     async fn head_blob(&self, repository: &str, digest: &str) -> Result<bool, RegistryError>;
+    /// The blob's bytes, if it is there.
+    async fn get_blob(
+        &self,
+        repository: &str,
+        digest: &str,
+    ) -> Result<Option<BlobStream>, RegistryError>;
     /// Takes a blob over from another repository of the same registry.
     async fn mount_blob(
         &self,

@@ -9,7 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rand::RngExt;
 
-use super::{Blob, Mount, RawManifest, Registry, RegistryError, Session};
+use super::{
+    Blob, BlobStream, Descriptor, Mount, RawManifest, Registry, RegistryError, Session, Stored,
+};
 use crate::images::event::{ImageEvent, Reporter};
 
 /// How often and how patiently.
@@ -131,15 +133,31 @@ impl<R: Registry> Registry for Retrying<R> {
         repository: &str,
         reference: &str,
         manifest: &RawManifest,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<Stored, RegistryError> {
         again!(
             self,
             self.inner.put_manifest(repository, reference, manifest)
         )
     }
 
+    async fn referrers(
+        &self,
+        repository: &str,
+        digest: &str,
+    ) -> Result<Option<Vec<Descriptor>>, RegistryError> {
+        again!(self, self.inner.referrers(repository, digest))
+    }
+
     async fn head_blob(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
         again!(self, self.inner.head_blob(repository, digest))
+    }
+
+    async fn get_blob(
+        &self,
+        repository: &str,
+        digest: &str,
+    ) -> Result<Option<BlobStream>, RegistryError> {
+        again!(self, self.inner.get_blob(repository, digest))
     }
 
     async fn mount_blob(

@@ -1,6 +1,7 @@
 //! The [`super::Registry`] that speaks HTTP: connections, authorisation, errors. The requests themselves are in [`requests`].
 
 mod endpoint;
+mod page;
 mod requests;
 #[cfg(test)]
 mod tests;

@@ -15,11 +15,12 @@ use reqwest::{Method, RequestBuilder};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
-use super::{HttpRegistry, read_limited};
+use super::{HttpRegistry, page, read_limited};
 use crate::images::hash::Sha256Digest;
 use crate::images::registry::meter::Meter;
 use crate::images::registry::{
-    Blob, BlobSource, Mount, RawManifest, Registry, RegistryError, Session,
+    Blob, BlobSource, BlobStream, Descriptor, Mount, RawManifest, Registry, RegistryError, Session,
+    Stored,
 };
 
 /// How much of a layer is read ahead of the socket.
@@ -30,6 +31,10 @@ const MANIFEST_LIMIT: usize = 4 * 1024 * 1024;
 const OCTETS: &str = "application/octet-stream";
 /// Digest of a manifest.
 const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
+/// Digest of the manifest whose referrers the registry has just added to.
+const OCI_SUBJECT: &str = "oci-subject";
+/// Pages of one list that are read before the registry counts as going in circles.
+const PAGE_LIMIT: usize = 1000;
 
 /// `length` bytes of a blob from `offset`, opened when the connection asks for them and counted as they leave.
 fn body(
@@ -161,7 +166,7 @@ impl Registry for HttpRegistry {
         repository: &str,
         reference: &str,
         manifest: &RawManifest,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<Stored, RegistryError> {
         let operation = format!("storing {repository} {reference}");
         let url = self.url(repository, &format!("manifests/{reference}"))?;
         let build = || {
@@ -182,8 +187,62 @@ impl Registry for HttpRegistry {
                     manifest.digest()
                 ),
             }),
-            _ => Ok(()),
+            _ => {
+                let subject = response.headers().get(OCI_SUBJECT);
+                let subject = subject.and_then(|value| value.to_str().ok());
+                Ok(Stored {
+                    subject: subject.map(str::to_owned),
+                })
+            }
         }
+    }
+
+    async fn referrers(
+        &self,
+        repository: &str,
+        digest: &str,
+    ) -> Result<Option<Vec<Descriptor>>, RegistryError> {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            manifests: Vec<Descriptor>,
+        }
+        let operation = format!("listing what refers to {repository}@{digest}");
+        let protocol = |reason: String| RegistryError::Protocol {
+            operation: operation.clone(),
+            reason,
+        };
+        let mut url = self.url(repository, &format!("referrers/{digest}"))?;
+        let mut found = Vec::new();
+        for _ in 0..PAGE_LIMIT {
+            let build = || {
+                let request = self.client.get(url.clone());
+                Ok(request.header(ACCEPT, OCI_IMAGE_INDEX_MEDIA_TYPE))
+            };
+            let response = self.send(&operation, repository, build).await?;
+            // A registry from before version 1.1 of the specification does not know the path.
+            if matches!(response.status().as_u16(), 404 | 405) {
+                return Ok(None);
+            }
+            let response = self.expect(&operation, response, &[200]).await?;
+            let next = page::next(&url, response.headers()).map_err(protocol)?;
+            let bytes = read_limited(response, MANIFEST_LIMIT)
+                .await
+                .map_err(|source| RegistryError::Interrupted {
+                    operation: operation.clone(),
+                    host: self.endpoint.host(),
+                    source,
+                })?;
+            let index: Index = serde_json::from_slice(&bytes)
+                .map_err(|error| protocol(format!("the registry's list is no index: {error}")))?;
+            found.extend(index.manifests);
+            match next {
+                Some(next) => url = next,
+                None => return Ok(Some(found)),
+            }
+        }
+        Err(protocol(format!(
+            "the registry's list has more than {PAGE_LIMIT} pages"
+        )))
     }
 
     async fn head_blob(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
@@ -198,6 +257,32 @@ impl Registry for HttpRegistry {
         self.expect(&operation, response, &[200])
             .await
             .map(|_| true)
+    }
+
+    async fn get_blob(
+        &self,
+        repository: &str,
+        digest: &str,
+    ) -> Result<Option<BlobStream>, RegistryError> {
+        let operation = format!("reading blob {digest} of {repository}");
+        let url = self.url(repository, &format!("blobs/{digest}"))?;
+        let response = self
+            .send(&operation, repository, || Ok(self.client.get(url.clone())))
+            .await?;
+        if response.status() == 404 {
+            return Ok(None);
+        }
+        let response = self.expect(&operation, response, &[200]).await?;
+        let host = self.endpoint.host();
+        let stream = response.bytes_stream().map_err(move |source| {
+            let (operation, host) = (operation.clone(), host.clone());
+            RegistryError::Interrupted {
+                operation,
+                host,
+                source: source.without_url(),
+            }
+        });
+        Ok(Some(stream.boxed()))
     }
 
     async fn mount_blob(
