@@ -119,4 +119,12 @@ impl<R: Registry> Registry for Limited<R> {
     ) -> Result<(), RegistryError> {
         limited!(self, self.inner.finish_upload(session, blob, with_body))
     }
+
+    async fn list_tags(&self, repository: &str) -> Result<Option<Vec<String>>, RegistryError> {
+        limited!(self, self.inner.list_tags(repository))
+    }
+
+    async fn delete_manifest(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
+        limited!(self, self.inner.delete_manifest(repository, digest))
+    }
 }

@@ -95,6 +95,16 @@ pub enum RegistryError {
         /// What is missing or wrong in the answer.
         reason: String,
     },
+    /// The registry deletes nothing.
+    #[error("{operation}: the registry deletes nothing ({reason}): {advice}")]
+    NoDelete {
+        /// What was asked for, and where.
+        operation: String,
+        /// The registry's words.
+        reason: String,
+        /// Where it can be done.
+        advice: String,
+    },
     /// A blob on this machine cannot be read.
     #[error("{operation}: cannot read {path}")]
     Blob {
@@ -297,4 +307,8 @@ pub trait Registry: Send + Sync {
         blob: &Blob,
         with_body: bool,
     ) -> Result<(), RegistryError>;
+    /// All tags of a repository; nothing if there is no such repository.
+    async fn list_tags(&self, repository: &str) -> Result<Option<Vec<String>>, RegistryError>;
+    /// Deletes a manifest and every tag that names it. False when it was gone already.
+    async fn delete_manifest(&self, repository: &str, digest: &str) -> Result<bool, RegistryError>;
 }

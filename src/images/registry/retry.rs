@@ -198,6 +198,14 @@ impl<R: Registry> Registry for Retrying<R> {
     ) -> Result<(), RegistryError> {
         self.inner.finish_upload(session, blob, with_body).await
     }
+
+    async fn list_tags(&self, repository: &str) -> Result<Option<Vec<String>>, RegistryError> {
+        again!(self, self.inner.list_tags(repository))
+    }
+
+    async fn delete_manifest(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
+        again!(self, self.inner.delete_manifest(repository, digest))
+    }
 }
 
 #[cfg(test)]

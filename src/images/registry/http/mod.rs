@@ -1,5 +1,6 @@
 //! The [`super::Registry`] that speaks HTTP: connections, authorisation, errors. The requests themselves are in [`requests`].
 
+mod collect;
 mod endpoint;
 mod page;
 mod requests;

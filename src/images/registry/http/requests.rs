@@ -427,4 +427,12 @@ impl Registry for HttpRegistry {
             .await
             .map(|_| ())
     }
+
+    async fn list_tags(&self, repository: &str) -> Result<Option<Vec<String>>, RegistryError> {
+        self.tags(repository).await
+    }
+
+    async fn delete_manifest(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
+        self.delete(repository, digest).await
+    }
 }
