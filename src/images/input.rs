@@ -32,6 +32,19 @@ pub enum InputError {
         /// Their names, in order.
         names: String,
     },
+    /// A component below lacks a platform of one above.
+    #[error(
+        "{component} is made for {platform} and is built on {below}, which is not: add {platform} to the `platforms` of {below} \
+         under `images.components` in orch.yaml"
+    )]
+    Platform {
+        /// The one above.
+        component: String,
+        /// The one below.
+        below: String,
+        /// What it lacks.
+        platform: String,
+    },
     /// A base without identity.
     #[error(transparent)]
     UnknownBase(UnknownBase),
@@ -61,8 +74,10 @@ pub struct Source {
     pub context: Context,
     /// Hash of the listing and all contents.
     pub context_hash: Sha256Digest,
-    /// Its Dockerfile.
+    /// Its Dockerfile, as the first platform reads it.
     pub dockerfile: Dockerfile,
+    /// Everything that it is built from on any of its platforms, in order of first use.
+    pub references: Vec<String>,
     /// Components that it is built from.
     pub dependencies: BTreeSet<String>,
     /// Images that it is built from and nobody here builds.
@@ -97,20 +112,51 @@ pub async fn read(components: &[Component]) -> Result<Vec<Source>, InputError> {
     for task in tasks {
         sources.push(task.await.map_err(|_| InputError::Interrupted)??);
     }
-    sort(sources)
+    let sources = sort(sources)?;
+    same_platforms(&sources)?;
+    Ok(sources)
+}
+
+/// Is every component there for all platforms of what is built on it?
+fn same_platforms(sources: &[Source]) -> Result<(), InputError> {
+    let all: BTreeMap<&str, &Component> = sources
+        .iter()
+        .map(|source| (source.component.name.as_str(), &source.component))
+        .collect();
+    for Source {
+        component,
+        dependencies,
+        ..
+    } in sources
+    {
+        for below in dependencies
+            .iter()
+            .filter_map(|name| all.get(name.as_str()))
+        {
+            let lacking = |platform: &&String| !below.platforms.contains(platform);
+            if let Some(platform) = component.platforms.iter().find(lacking) {
+                return Err(InputError::Platform {
+                    component: component.name.clone(),
+                    below: below.name.clone(),
+                    platform: platform.clone(),
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn read_one(component: Component, names: &BTreeSet<String>) -> Result<Source, InputError> {
-    let dockerfile =
-        Dockerfile::read(&component.dockerfile, &component.args, component.platform())?;
+    let (dockerfile, references) =
+        Dockerfile::read_all(&component.dockerfile, &component.args, &component.platforms)?;
     let context = Context::scan(&component.context, &component.dockerfile)?;
     let context_hash = context.hash()?;
     let (mut dependencies, mut bases) = (BTreeSet::new(), Vec::new());
-    for reference in dockerfile.references() {
-        if names.contains(reference) && reference != component.name {
-            dependencies.insert(reference.to_owned());
+    for reference in &references {
+        if names.contains(reference) && *reference != component.name {
+            dependencies.insert(reference.clone());
         } else {
-            bases.push(reference.to_owned());
+            bases.push(reference.clone());
         }
     }
     Ok(Source {
@@ -118,6 +164,7 @@ fn read_one(component: Component, names: &BTreeSet<String>) -> Result<Source, In
         context,
         context_hash,
         dockerfile,
+        references,
         dependencies,
         bases,
     })
@@ -168,7 +215,7 @@ pub fn name_each(
 ) -> BTreeMap<String, Result<Input, UnknownBase>> {
     let mut inputs: BTreeMap<String, Result<Input, UnknownBase>> = BTreeMap::new();
     for source in sources {
-        let identities = source.dockerfile.references().into_iter().map(|reference| {
+        let identities = source.references.iter().map(|reference| {
             let dependency = inputs
                 .get(reference)
                 .filter(|_| source.dependencies.contains(reference));
@@ -178,11 +225,11 @@ pub fn name_each(
                 None => identity(reference)
                     .ok_or_else(|| UnknownBase {
                         component: source.component.name.clone(),
-                        reference: reference.to_owned(),
+                        reference: reference.clone(),
                     })?
                     .to_string(),
             };
-            Ok((reference.to_owned(), found))
+            Ok((reference.clone(), found))
         });
         let input = identities
             .collect::<Result<Vec<_>, _>>()
@@ -312,18 +359,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_below_has_to_be_there_for_every_platform() {
+        let root = tempfile::tempdir().unwrap();
+        let mut top = component(
+            root.path(),
+            "top",
+            "FROM below\nCOPY --from=tools-$TARGETARCH / /\n",
+        );
+        // FROM knows the platform's arguments outright, COPY only through it.
+        std::fs::write(&top.dockerfile, "FROM tools-$TARGETARCH AS t\nFROM below\n").unwrap();
+        top.platforms.push("linux/arm64".to_owned());
+        let mut below = component(root.path(), "below", "FROM scratch\n");
+        let error = read(&[top.clone(), below.clone()]).await.unwrap_err();
+        assert!(error.to_string().contains("linux/arm64"), "{error}");
+        below.platforms.push("linux/arm64".to_owned());
+        let sources = read(&[top, below]).await.unwrap();
+        assert_eq!(sources[1].bases, ["tools-amd64", "tools-arm64"]);
+    }
+
+    #[tokio::test]
     async fn platform_target_and_arguments_are_part_of_the_name() {
         let root = tempfile::tempdir().unwrap();
         let plain = component(root.path(), "a", "FROM debian:bookworm-slim\n");
         let mut seen = BTreeSet::new();
-        let mut variants = vec![plain.clone(); 4];
+        let mut variants = vec![plain.clone(); 5];
         variants[1].platforms = vec!["linux/arm64".to_owned()];
         variants[2].target = Some("x".to_owned());
+        variants[4].platforms.push("linux/arm64".to_owned());
         variants[3].args.insert("A".to_owned(), "x".to_owned());
         for variant in variants {
             seen.insert(name(&read(&[variant]).await.unwrap(), identity).unwrap()["a"].hash);
         }
-        assert_eq!(seen.len(), 4);
+        assert_eq!(seen.len(), 5);
         let none = name(&read(&[plain]).await.unwrap(), |_| None);
         assert!(matches!(none, Err(InputError::UnknownBase(_))));
     }

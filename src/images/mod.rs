@@ -16,6 +16,7 @@ pub mod event;
 pub mod execute;
 mod file;
 pub mod hash;
+pub mod index;
 pub mod input;
 pub mod layers;
 pub mod lock;

@@ -23,8 +23,8 @@ pub enum Action {
     },
     /// The engine has the image: no compiler.
     Push {
-        /// ID in the engine.
-        image: String,
+        /// IDs in the engine, one for each platform.
+        images: Vec<String>,
     },
     /// Nobody has it.
     Build,
@@ -63,8 +63,8 @@ pub struct Facts {
     pub registry: Option<String>,
     /// Does the registry have the lock's digest, although not under the tag? Only asked when the tag is missing.
     pub pinned_present: bool,
-    /// ID that the engine has under the tag.
-    pub engine: Option<String>,
+    /// IDs that the engine has under the tag, if it has all platforms.
+    pub engine: Option<Vec<String>>,
     /// Build although it exists.
     pub refresh: bool,
 }
@@ -131,18 +131,18 @@ fn decide_published(fact: &Facts) -> (Action, String) {
             "the registry has it without its tag".to_owned(),
         ),
         (None, Some(_)) => match &fact.engine {
-            Some(image) => (
+            Some(images) => (
                 Action::Push {
-                    image: image.clone(),
+                    images: images.clone(),
                 },
                 "the registry lost it, the engine has it".to_owned(),
             ),
             None => (Action::Build, "the registry lost it".to_owned()),
         },
         (None, None) => match &fact.engine {
-            Some(image) => (
+            Some(images) => (
                 Action::Push {
-                    image: image.clone(),
+                    images: images.clone(),
                 },
                 "built before, not pushed yet".to_owned(),
             ),
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn a_lost_tag_costs_a_manifest_and_a_lost_image_a_push() {
         let lock = || Some(entry("now", "sha256:b"));
-        let image = || Some("sha256:i".to_owned());
+        let image = || Some(vec!["sha256:i".to_owned()]);
         let tagless = decided(|facts| {
             (facts.locked, facts.pinned_present, facts.engine) = (lock(), true, image())
         });
@@ -271,7 +271,7 @@ mod tests {
             }
         );
         let push = Action::Push {
-            image: "sha256:i".to_owned(),
+            images: vec!["sha256:i".to_owned()],
         };
         assert_eq!(
             decided(|facts| (facts.locked, facts.engine) = (lock(), image())).0,
@@ -325,7 +325,7 @@ mod tests {
             Action::Skip { digest: None }
         );
         let there = Facts {
-            engine: Some("sha256:i".to_owned()),
+            engine: Some(vec!["sha256:i".to_owned()]),
             ..base
         };
         assert_eq!(actions(&[there, top])[0], Action::Skip { digest: None });

@@ -13,10 +13,11 @@ use futures::stream::FuturesUnordered;
 
 use super::event::{ImageEvent, Reporter};
 use super::file;
+use super::index::index;
 use super::layers::{Image, LayerStore};
 use super::registry::retry::Policy;
 use super::registry::upload::{Outcome, upload};
-use super::registry::{Blob, BlobSource, Registry, RegistryError};
+use super::registry::{Blob, BlobSource, RawManifest, Registry, RegistryError};
 
 /// From this size on, in bytes, a blob nobody knows about is asked for before it is sent: the question is cheaper.
 const ASK_FROM: u64 = 1024 * 1024;
@@ -146,11 +147,53 @@ impl Pusher {
         image: &Image,
         replaces: Option<&str>,
     ) -> Result<Pushed, RegistryError> {
-        let manifest = image.manifest().map_err(|error| RegistryError::Protocol {
-            operation: format!("describing {repository}"),
-            reason: error.to_string(),
-        })?;
-        let mut blobs = self.blobs(image);
+        let manifests = [(tag.to_owned(), describe(repository, image)?)];
+        let blobs = self.blobs(image);
+        self.complete(component, repository, blobs, &manifests, replaces)
+            .await
+    }
+
+    /// [`Pusher::push`] for the images of several platforms: each by its digest, and an index of them under the tag.
+    pub async fn push_index(
+        &self,
+        component: &str,
+        repository: &str,
+        tag: &str,
+        images: &[(String, Image)],
+        replaces: Option<&str>,
+    ) -> Result<Pushed, RegistryError> {
+        let (mut blobs, mut manifests) = (Vec::new(), Vec::new());
+        for (_, image) in images {
+            blobs.extend(self.blobs(image));
+            let manifest = describe(repository, image)?;
+            manifests.push((manifest.digest(), manifest));
+        }
+        let children: Vec<(&str, &RawManifest)> = images
+            .iter()
+            .zip(&manifests)
+            .map(|((platform, _), (_, manifest))| (platform.as_str(), manifest))
+            .collect();
+        let index = index(&children);
+        manifests.push((tag.to_owned(), index));
+        self.complete(component, repository, blobs, &manifests, replaces)
+            .await
+    }
+
+    /// Sends blobs and then manifests, each under its reference. The last is what the others are for, under the tag.
+    async fn complete(
+        &self,
+        component: &str,
+        repository: &str,
+        mut blobs: Vec<Blob>,
+        manifests: &[(String, RawManifest)],
+        replaces: Option<&str>,
+    ) -> Result<Pushed, RegistryError> {
+        let Some((tag, named)) = manifests.last() else {
+            return Err(RegistryError::Protocol {
+                operation: format!("pushing {repository}"),
+                reason: "there is no image to push".to_owned(),
+            });
+        };
         let mut seen = BTreeSet::new();
         blobs.retain(|blob| seen.insert(blob.digest.clone()));
         let mut sent = self.send_all(component, repository, &blobs).await?;
@@ -160,19 +203,17 @@ impl Pusher {
             return Ok(Pushed {
                 digest: theirs,
                 sent,
-                reused: blobs.len() as u64 - sent,
+                reused: (blobs.len() as u64).saturating_sub(sent),
             });
         }
-        match self.registry.put_manifest(repository, tag, &manifest).await {
+        match self.put_all(repository, manifests).await {
             // The registry lost blobs that it had: it was emptied or collected its garbage.
             Err(RegistryError::Status {
                 status: 400 | 404, ..
             }) => {
                 self.knowledge.forget_all();
                 sent += self.send_all(component, repository, &blobs).await?;
-                self.registry
-                    .put_manifest(repository, tag, &manifest)
-                    .await?;
+                self.put_all(repository, manifests).await?;
             }
             other => {
                 other?;
@@ -180,10 +221,24 @@ impl Pusher {
         }
         self.knowledge.keep_only(repository, seen);
         Ok(Pushed {
-            digest: manifest.digest(),
+            digest: named.digest(),
             sent,
             reused: (blobs.len() as u64).saturating_sub(sent),
         })
+    }
+
+    /// In order: a registry takes an index only when it has what the index lists.
+    async fn put_all(
+        &self,
+        repository: &str,
+        manifests: &[(String, RawManifest)],
+    ) -> Result<(), RegistryError> {
+        for (reference, manifest) in manifests {
+            self.registry
+                .put_manifest(repository, reference, manifest)
+                .await?;
+        }
+        Ok(())
     }
 
     /// Gives a manifest that is in the registry another tag.
@@ -296,4 +351,11 @@ impl Pusher {
             }
         })
     }
+}
+
+fn describe(repository: &str, image: &Image) -> Result<RawManifest, RegistryError> {
+    image.manifest().map_err(|error| RegistryError::Protocol {
+        operation: format!("describing {repository}"),
+        reason: error.to_string(),
+    })
 }

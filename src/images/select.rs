@@ -53,14 +53,9 @@ pub fn select(
     let mut references: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut all_bases = BTreeSet::new();
     for component in components {
-        let dockerfile =
-            Dockerfile::read(&component.dockerfile, &component.args, component.platform())
+        let (_, used) =
+            Dockerfile::read_all(&component.dockerfile, &component.args, &component.platforms)
                 .map_err(InputError::from)?;
-        let used: Vec<String> = dockerfile
-            .references()
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
         all_bases.extend(
             used.iter()
                 .filter(|reference| {

@@ -240,6 +240,20 @@ impl Bases {
         Ok(self.resolve(reference).await? != before)
     }
 
+    /// Is a base the real image, which has other platforms than this host's? What is made here has not.
+    pub async fn must_be_real(&mut self, reference: &str, platform: &str) -> Result<(), BaseError> {
+        match self.identity(reference).await? {
+            Identity::Digest(_) => Ok(()),
+            Identity::Substitute(_) => Err(BaseError::Recipe {
+                reference: reference.to_owned(),
+                reason: format!(
+                    "its registry cannot be reached, and orch makes base images for {} only, not for {platform}",
+                    super::component::host_platform()
+                ),
+            }),
+        }
+    }
+
     /// The reference to build from: pinned by digest, or the substitute, made now if the engine lacks it.
     pub async fn materialise(
         &mut self,

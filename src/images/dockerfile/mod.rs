@@ -74,6 +74,26 @@ impl Dockerfile {
         Self::parse(text, path, args, platform)
     }
 
+    /// [`Dockerfile::read`] for the first of `platforms`, and the distinct references of all of them, in order of first use.
+    pub fn read_all(
+        path: &Path,
+        args: &BTreeMap<String, String>,
+        platforms: &[String],
+    ) -> Result<(Self, Vec<String>), DockerfileError> {
+        let first = platforms.first().map_or("", String::as_str);
+        let dockerfile = Self::read(path, args, first)?;
+        let mut references: Vec<String> = Vec::new();
+        for platform in platforms {
+            let there = Self::parse(dockerfile.text.clone(), path, args, platform)?;
+            for reference in there.references() {
+                if !references.iter().any(|known| known == reference) {
+                    references.push(reference.to_owned());
+                }
+            }
+        }
+        Ok((dockerfile, references))
+    }
+
     /// Parses `text`; `path` is for messages.
     pub fn parse(
         text: String,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::unquote;
+use crate::images::component::host_platform;
 
 /// Arguments that FROM may use.
 pub(super) struct Scope<'args> {
@@ -12,10 +13,10 @@ pub(super) struct Scope<'args> {
 
 impl<'args> Scope<'args> {
     pub(super) fn new(given: &'args BTreeMap<String, String>, platform: &str) -> Self {
-        let mut parts = platform.split('/');
-        let (os, arch, variant) = (parts.next(), parts.next(), parts.next());
         let mut known = BTreeMap::new();
-        for side in ["TARGET", "BUILD"] {
+        for (side, platform) in [("TARGET", platform), ("BUILD", &host_platform())] {
+            let mut parts = platform.split('/');
+            let (os, arch, variant) = (parts.next(), parts.next(), parts.next());
             known.insert(format!("{side}PLATFORM"), platform.to_owned());
             known.insert(format!("{side}OS"), os.unwrap_or_default().to_owned());
             known.insert(format!("{side}ARCH"), arch.unwrap_or_default().to_owned());

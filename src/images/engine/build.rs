@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
 use super::{Engine, EngineError, child};
-use crate::images::component::Component;
+use crate::images::component::{Component, host_platform};
 use crate::images::context::stage::Stage;
 use crate::images::context::{Context, ContextError, SOURCE_DATE_EPOCH};
 use crate::images::event::{ImageEvent, Reporter};
@@ -41,6 +41,23 @@ pub enum BuildError {
     Failed {
         /// The component.
         component: String,
+        /// Its Dockerfile.
+        dockerfile: PathBuf,
+        /// The end of the builder's output.
+        output: String,
+    },
+    /// A program of another architecture was to run.
+    #[error(
+        "building {component} for {platform}: {dockerfile} runs programs of that architecture, and this host cannot. Let it: \
+         `apt-get install qemu-user-static binfmt-support`, or \
+         `docker run --privileged --rm tonistiigi/binfmt --install all`; or build in a stage `FROM --platform=$BUILDPLATFORM` \
+         and only COPY into the last one. The last lines of the build:\n{output}"
+    )]
+    Foreign {
+        /// The component.
+        component: String,
+        /// The platform.
+        platform: String,
         /// Its Dockerfile.
         dockerfile: PathBuf,
         /// The end of the builder's output.
@@ -88,6 +105,8 @@ pub enum BuildError {
 pub struct Request<'a> {
     /// The component.
     pub component: &'a Component,
+    /// For which of its platforms.
+    pub platform: &'a str,
     /// Its context as it was hashed.
     pub context: &'a Context,
     /// The context's hash: a copy that hashes otherwise is not built.
@@ -132,10 +151,22 @@ pub async fn build(
         source,
     })?;
     if !finished.status.success() {
+        let output = Vec::from(finished.last_lines).join("\n");
+        let dockerfile = request.component.dockerfile.clone();
+        let foreign = request.platform != host_platform();
+        // The kernel's words for a program that it has no interpreter for.
+        if foreign && output.to_ascii_lowercase().contains("exec format error") {
+            return Err(BuildError::Foreign {
+                component: component.clone(),
+                platform: request.platform.to_owned(),
+                dockerfile,
+                output,
+            });
+        }
         return Err(BuildError::Failed {
             component: component.clone(),
-            dockerfile: request.component.dockerfile.clone(),
-            output: Vec::from(finished.last_lines).join("\n"),
+            dockerfile,
+            output,
         });
     }
     match fs::read_to_string(&identity) {
@@ -206,7 +237,7 @@ fn command(
         "--tag",
         request.tag,
         "--platform",
-        component.platform(),
+        request.platform,
     ]);
     command.arg("--file").arg(
         folder
@@ -254,6 +285,7 @@ mod tests {
         let context = Context::scan(&folder, &component.dockerfile).unwrap();
         let request = Request {
             component: &component,
+            platform: "linux/amd64",
             context: &context,
             context_hash: context.hash().unwrap(),
             dockerfile: "FROM scratch\n".to_owned(),

@@ -177,7 +177,11 @@ impl Pipeline {
                     locked: prepared.lock.components.get(name).cloned(),
                     registry: remote.tagged,
                     pinned_present: remote.pinned_present,
-                    engine: images.get(familiar(&self.engine_tag(name, input))).cloned(),
+                    engine: self
+                        .engine_tags(&source.component, input)
+                        .iter()
+                        .map(|tag| images.get(familiar(tag)).cloned())
+                        .collect(),
                     refresh: self.settings.refresh,
                 })
             })
@@ -225,8 +229,17 @@ impl Pipeline {
         Ok(try_join_all(asked).await?.into_iter().collect())
     }
 
-    /// What a component's image is called in the engine.
-    pub(super) fn engine_tag(&self, component: &str, input: &Input) -> String {
-        format!("{}:{}", self.destination.repository(component), input.tag)
+    /// What a component's images are called in the engine, by platform. The engine keeps one image under a name, so that those
+    /// of several platforms need one each.
+    pub(super) fn engine_tags(&self, component: &Component, input: &Input) -> Vec<String> {
+        let repository = self.destination.repository(&component.name);
+        let tag = format!("{repository}:{}", input.tag);
+        match component.platforms.as_slice() {
+            [_] => vec![tag],
+            several => several
+                .iter()
+                .map(|platform| format!("{tag}-{}", platform.replace('/', "-")))
+                .collect(),
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 mod gather;
 mod perform;
+mod schedule;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use futures::future::try_join_all;
 
 use super::ImageError;
 use super::check::{self, Finding, Remote};
-use super::component::{Component, ComponentError};
+use super::component::{Component, ComponentError, host_platform};
 use super::destination::Destination;
 use super::engine::Engine;
 use super::event::{ImageEvent, Reporter};
@@ -135,7 +136,8 @@ impl Pipeline {
         Ok(self.decide(&mut prepared, registry.as_deref()).await?.steps)
     }
 
-    /// Builds what the engine lacks, without a registry. Component -> tag in the engine.
+    /// Builds what the engine lacks, without a registry. Component -> tag in the engine; with several platforms,
+    /// `component@platform` -> tag.
     pub async fn build(&self) -> Result<BTreeMap<String, String>, ImageError> {
         let mut prepared = self.prepare().await?;
         let planned = self.decide(&mut prepared, None).await?;
@@ -144,13 +146,30 @@ impl Pipeline {
             self.image_of(source, &planned, &foundations)
         })
         .await?;
-        let published = planned
-            .inputs
-            .iter()
-            .filter(|(name, _)| prepared.selection.published.contains(*name));
-        Ok(published
-            .map(|(name, input)| (name.clone(), self.engine_tag(name, input)))
-            .collect())
+        let mut tags = BTreeMap::new();
+        for Source { component, .. } in &prepared.sources {
+            let published = prepared.selection.published.contains(&component.name);
+            let Some(input) = planned.inputs.get(&component.name).filter(|_| published) else {
+                continue;
+            };
+            let several = component.platforms.len() > 1;
+            for (platform, tag) in component
+                .platforms
+                .iter()
+                .zip(self.engine_tags(component, input))
+            {
+                let name = component.name.clone();
+                tags.insert(
+                    if several {
+                        format!("{name}@{platform}")
+                    } else {
+                        name
+                    },
+                    tag,
+                );
+            }
+        }
+        Ok(tags)
     }
 
     /// Builds and pushes what is missing; with `and_pin`, writes the digests into the manifests.
@@ -248,7 +267,7 @@ impl Pipeline {
             }
             .into());
         };
-        let identities = source.dockerfile.references().into_iter().map(|reference| {
+        let identities = source.references.iter().map(|reference| {
             let identity = match inputs
                 .get(reference)
                 .filter(|_| source.dependencies.contains(reference))
@@ -260,7 +279,7 @@ impl Pipeline {
                     .map(|identity| identity.to_string())
                     .unwrap_or_default(),
             };
-            (reference.to_owned(), identity)
+            (reference.clone(), identity)
         });
         Ok(Explanation {
             identities: identities.collect(),
@@ -306,7 +325,11 @@ impl Pipeline {
             .find(|component| component.name == STAND_IN_COMPONENT);
         let selection = Selection {
             published: BTreeSet::from([STAND_IN_COMPONENT.to_owned()]),
-            components: vec![component.ok_or_else(missing)?.clone()],
+            components: vec![Component {
+                // It runs here, wherever its image goes otherwise.
+                platforms: vec![host_platform()],
+                ..component.ok_or_else(missing)?.clone()
+            }],
             all_bases: BTreeSet::new(),
         };
         let lock = Lock::read(&self.settings.lock)?;
@@ -314,9 +337,8 @@ impl Pipeline {
         let planned = self.decide(&mut prepared, None).await?;
         let foundations = self.lay_foundations(&mut prepared, &planned).await?;
         let source = prepared.sources.first().ok_or_else(missing)?;
-        self.image_of(source, &planned, &foundations)
-            .await?
-            .ok_or_else(missing)
+        let images = self.image_of(source, &planned, &foundations).await?;
+        images.into_iter().next().ok_or_else(missing)
     }
 
     fn names(&self) -> Vec<String> {

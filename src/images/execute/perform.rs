@@ -1,19 +1,19 @@
 //! Obeys a plan: bases, builds, exports, pushes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::future::try_join_all;
-use tokio::sync::Semaphore;
-
 use super::Pipeline;
 use super::gather::{Planned, Prepared};
+use super::schedule::{self, Node};
 use crate::images::ImageError;
+use crate::images::component::host_platform;
 use crate::images::destination::DOCKER_HUB;
+use crate::images::dockerfile::Dockerfile;
 use crate::images::engine::{build, familiar};
 use crate::images::event::ImageEvent;
-use crate::images::input::{Input, Source};
+use crate::images::input::{Input, InputError, Source};
 use crate::images::lock::Entry;
 use crate::images::plan::{Action, Step};
 use crate::images::push::{Pushed, Pusher};
@@ -22,28 +22,40 @@ use crate::images::push::{Pushed, Pusher};
 pub(super) struct Foundations {
     /// Base in a Dockerfile -> reference that the engine has or can pull.
     bases: BTreeMap<String, String>,
-    /// Component -> reference that the engine has or can pull.
-    components: BTreeMap<String, String>,
+    /// Component -> platform -> reference that the engine has or can pull.
+    components: BTreeMap<String, BTreeMap<String, String>>,
     /// Leave out `# syntax=` lines, because the frontend that they name cannot be pulled.
     own_frontend: bool,
 }
 
 impl Foundations {
-    /// A Dockerfile with everything that it builds on replaced. A base may be called like the component itself, or like another one.
-    fn dockerfile(&self, source: &Source) -> String {
-        let below = self
-            .components
-            .iter()
-            .filter(|(name, _)| source.dependencies.contains(*name));
+    /// A Dockerfile for one platform with everything that it builds on replaced. A base may be called like the component itself,
+    /// or like another one.
+    fn dockerfile(&self, source: &Source, platform: &str) -> Result<String, InputError> {
+        let component = &source.component;
+        let below = source.dependencies.iter().filter_map(|name| {
+            let reference = self.components.get(name)?.get(platform)?;
+            Some((name, reference))
+        });
         let replacements = self
             .bases
             .iter()
             .chain(below)
             .map(|(from, to)| (from.clone(), to.clone()))
             .collect();
-        source
-            .dockerfile
-            .with_images(&replacements, self.own_frontend)
+        let text = source.dockerfile.text.clone();
+        let there = Dockerfile::parse(text, &component.dockerfile, &component.args, platform)?;
+        Ok(there.with_images(&replacements, self.own_frontend))
+    }
+}
+
+impl Node for Source {
+    fn name(&self) -> &str {
+        &self.component.name
+    }
+
+    fn needs(&self) -> &BTreeSet<String> {
+        &self.dependencies
     }
 }
 
@@ -62,6 +74,11 @@ impl Pipeline {
                 continue;
             }
             for reference in &source.bases {
+                let host = host_platform();
+                let foreign = source.component.platforms.iter().find(|p| **p != host);
+                if let Some(platform) = foreign {
+                    prepared.bases.must_be_real(reference, platform).await?;
+                }
                 if !bases.contains_key(reference) {
                     let made = prepared
                         .bases
@@ -82,20 +99,25 @@ impl Pipeline {
                 self.reporter.event(ImageEvent::Substituted { image, by });
             }
         }
-        for step in &planned.steps {
-            let Some(input) = planned.inputs.get(&step.component) else {
+        for Source { component, .. } in &prepared.sources {
+            let (Some(step), Some(input)) = (
+                planned.step(&component.name),
+                planned.inputs.get(&component.name),
+            ) else {
                 continue;
             };
-            let tag = self.engine_tag(&step.component, input);
-            let reference = match &step.action {
+            let reference = |tag: String| match &step.action {
                 Action::Skip {
                     digest: Some(digest),
                 } if !planned.images.contains_key(familiar(&tag)) => {
-                    self.destination.pullable(&step.component, digest)
+                    self.destination.pullable(&component.name, digest)
                 }
                 _ => tag,
             };
-            components.insert(step.component.clone(), reference);
+            let tags = self.engine_tags(component, input).into_iter();
+            let references = component.platforms.iter().cloned();
+            let references = references.zip(tags.map(reference)).collect();
+            components.insert(component.name.clone(), references);
         }
         Ok(Foundations {
             bases,
@@ -113,46 +135,23 @@ impl Pipeline {
     where
         F: Future<Output = Result<T, ImageError>>,
     {
-        let limit = Semaphore::new(self.settings.parallel_builds.max(1));
-        let mut done: BTreeMap<String, T> = BTreeMap::new();
-        while done.len() < prepared.sources.len() {
-            let ready = prepared.sources.iter().filter(|source| {
-                !done.contains_key(&source.component.name)
-                    && source
-                        .dependencies
-                        .iter()
-                        .all(|name| done.contains_key(name))
-            });
-            let tasks = ready.map(|source| {
-                let (limit, result) = (&limit, work(source));
-                async move {
-                    let _permit = limit.acquire().await;
-                    Ok::<_, ImageError>((source.component.name.clone(), result.await?))
-                }
-            });
-            // The first failure drops all others, and with them their builders.
-            done.extend(try_join_all(tasks).await?);
-        }
-        Ok(done)
+        schedule::run(&prepared.sources, self.settings.parallel_builds, work).await
     }
 
-    /// The image's ID in the engine if the plan wants one there; built now if it has to be.
+    /// The images' IDs in the engine, one for each platform, if the plan wants some there; built now if they have to be.
     pub(super) async fn image_of(
         &self,
         source: &Source,
         planned: &Planned,
         foundations: &Foundations,
-    ) -> Result<Option<String>, ImageError> {
+    ) -> Result<Vec<String>, ImageError> {
         match planned.step(&source.component.name) {
             Some(step) => match &step.action {
-                Action::Build => self
-                    .build_one(source, step, planned, foundations)
-                    .await
-                    .map(Some),
-                Action::Push { image } => Ok(Some(image.clone())),
-                Action::Skip { .. } | Action::Retag { .. } => Ok(None),
+                Action::Build => self.build_one(source, step, planned, foundations).await,
+                Action::Push { images } => Ok(images.clone()),
+                Action::Skip { .. } | Action::Retag { .. } => Ok(Vec::new()),
             },
-            None => Ok(None),
+            None => Ok(Vec::new()),
         }
     }
 
@@ -162,7 +161,7 @@ impl Pipeline {
         step: &Step,
         planned: &Planned,
         foundations: &Foundations,
-    ) -> Result<String, ImageError> {
+    ) -> Result<Vec<String>, ImageError> {
         let component = step.component.clone();
         let Some(input) = planned.inputs.get(&component) else {
             return Err(build::BuildError::NoImage { component }.into());
@@ -173,20 +172,24 @@ impl Pipeline {
             reason,
         });
         let started = Instant::now();
-        let tag = self.engine_tag(&component, input);
-        let request = build::Request {
-            component: &source.component,
-            context: &source.context,
-            context_hash: source.context_hash,
-            dockerfile: foundations.dockerfile(source),
-            tag: &tag,
-            refresh: self.settings.refresh,
-        };
-        let image = build::build(&self.engine, request, self.reporter.as_ref()).await?;
+        let mut images = Vec::new();
+        let tags = self.engine_tags(&source.component, input);
+        for (platform, tag) in source.component.platforms.iter().zip(&tags) {
+            let request = build::Request {
+                component: &source.component,
+                platform,
+                context: &source.context,
+                context_hash: source.context_hash,
+                dockerfile: foundations.dockerfile(source, platform)?,
+                tag,
+                refresh: self.settings.refresh,
+            };
+            images.push(build::build(&self.engine, request, self.reporter.as_ref()).await?);
+        }
         let seconds = started.elapsed().as_secs_f64();
         self.reporter
             .event(ImageEvent::BuildFinished { component, seconds });
-        Ok(image)
+        Ok(images)
     }
 
     /// Does a component's step. The digest that it has in the registry then, if it goes there.
@@ -203,7 +206,7 @@ impl Pipeline {
             return Ok(None);
         };
         let path = self.destination.path(component);
-        let image = match &step.action {
+        let images = match &step.action {
             Action::Skip { digest } => {
                 let (component, reason) = (component.to_owned(), step.reason.clone());
                 self.reporter
@@ -214,23 +217,35 @@ impl Pipeline {
                 let pushed = pusher.retag(&path, digest, &input.tag).await?;
                 return Ok(Some(self.pushed(component, input, pushed)));
             }
-            Action::Push { image } => image.clone(),
+            Action::Push { images } => images.clone(),
             Action::Build => self.build_one(source, step, planned, foundations).await?,
         };
         if !step.published {
             return Ok(None);
         }
-        let exported = pusher
-            .store
-            .export(&self.engine, &image, component, Arc::clone(&self.reporter))
-            .await?;
+        let mut exported = Vec::new();
+        for (platform, image) in source.component.platforms.iter().zip(&images) {
+            let reporter = Arc::clone(&self.reporter);
+            let image = pusher
+                .store
+                .export(&self.engine, image, component, reporter)
+                .await?;
+            exported.push((platform.clone(), image));
+        }
         let replaces = planned
             .remote
             .get(component)
             .and_then(|remote| remote.tagged.as_deref());
-        let pushed = pusher
-            .push(component, &path, &input.tag, &exported, replaces)
-            .await?;
+        let pushed = match exported.as_slice() {
+            [(_, image)] => {
+                let push = pusher.push(component, &path, &input.tag, image, replaces);
+                push.await?
+            }
+            images => {
+                let push = pusher.push_index(component, &path, &input.tag, images, replaces);
+                push.await?
+            }
+        };
         Ok(Some(self.pushed(component, input, pushed)))
     }
 
@@ -280,15 +295,14 @@ mod tests {
         let pair = |from: &str, to: &str| (from.to_owned(), to.to_owned());
         let foundations = Foundations {
             bases: BTreeMap::from([pair("nginx", "nginx@sha256:0")]),
-            components: BTreeMap::from([
-                pair("nginx", "me/nginx:in-1"),
-                pair("app", "me/app:in-2"),
-            ]),
+            components: [("nginx", "me/nginx:in-1"), ("app", "me/app:in-2")]
+                .map(|(name, tag)| (name.to_owned(), BTreeMap::from([pair("linux/amd64", tag)])))
+                .into(),
             own_frontend: false,
         };
         let built: Vec<String> = sources
             .iter()
-            .map(|source| foundations.dockerfile(source))
+            .map(|source| foundations.dockerfile(source, "linux/amd64").unwrap())
             .collect();
         assert_eq!(built, ["FROM nginx@sha256:0\n", "FROM me/nginx:in-1\n"]);
     }
