@@ -141,6 +141,8 @@ impl Project {
             folder: self.path("Dockerfiles"),
             names: Vec::new(),
             manifests: vec![self.path("Manifests")],
+            map: BTreeMap::new(),
+            keep: Vec::new(),
             lock: self.path("images.lock"),
             cache: self.path("cache"),
             // Shared with real use: what debootstrap makes is the same for everybody.

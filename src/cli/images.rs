@@ -22,6 +22,12 @@ pub struct CommonArgs {
     /// Folder of manifests; may be given several times
     #[arg(long, global = true, value_name = "FOLDER", help_heading = "Images")]
     pub manifests: Vec<PathBuf>,
+    /// Repository in manifests that stands for a component of another name; may be given several times
+    #[arg(long, global = true, value_name = "REPOSITORY=COMPONENT", value_parser = pair, help_heading = "Images")]
+    pub map: Vec<(String, String)>,
+    /// Image in manifests to leave as it is, e.g. redis or redis:7; may be given several times
+    #[arg(long, global = true, value_name = "IMAGE", help_heading = "Images")]
+    pub keep: Vec<String>,
     /// The lock file
     #[arg(long, global = true, value_name = "FILE", help_heading = "Images")]
     pub lock: Option<PathBuf>,
@@ -43,6 +49,16 @@ pub struct CommonArgs {
         help_heading = "Images"
     )]
     pub platforms: Vec<String>,
+}
+
+/// `LEFT=RIGHT`, neither of them empty.
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((left, right)) if !left.is_empty() && !right.is_empty() => {
+            Ok((left.to_owned(), right.to_owned()))
+        }
+        _ => Err("write it as NAME=VALUE".to_owned()),
+    }
 }
 
 /// What to do.

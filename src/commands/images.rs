@@ -1,5 +1,6 @@
 //! `orch images`: puts arguments, settings and the pipeline together and prints results.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::images::destination::{DOCKER_HUB, Destination};
 use crate::images::engine::Engine;
 use crate::images::event::Reporter;
 use crate::images::execute::{Explanation, Pipeline, Report, Settings};
-use crate::images::pin::Change;
+use crate::images::pin::{Change, PinError};
 use crate::images::plan::{Action, Step, changed_parts};
 use crate::images::registry::retry::Policy;
 use crate::images::registry::stand_in::StandIn;
@@ -27,6 +28,10 @@ pub struct ImageSettings {
     pub dockerfiles: PathBuf,
     /// Folders of manifests.
     pub manifests: Vec<PathBuf>,
+    /// Repository in manifests -> component, where names differ.
+    pub map: BTreeMap<String, String>,
+    /// Images in manifests that stay unpinned.
+    pub keep: Vec<String>,
     /// `images.lock`.
     pub lock: PathBuf,
     /// Cache of this project: layers, what registries are known to hold.
@@ -52,6 +57,8 @@ impl Default for ImageSettings {
         Self {
             dockerfiles: "Dockerfiles".into(),
             manifests: Vec::new(),
+            map: BTreeMap::new(),
+            keep: Vec::new(),
             lock: "images.lock".into(),
             cache: crate::project::cache_directory().join("images"),
             bases: crate::project::cache_directory().join("bases"),
@@ -100,6 +107,8 @@ pub fn pipeline(
         folder: settings.dockerfiles.clone(),
         names: choice.names,
         manifests: settings.manifests.clone(),
+        map: settings.map.clone(),
+        keep: settings.keep.clone(),
         lock: settings.lock.clone(),
         cache: settings.cache.clone(),
         bases: settings.bases.clone(),
@@ -140,7 +149,7 @@ pub async fn run(
     reporter: Arc<dyn Reporter>,
     ui: &Ui,
 ) -> anyhow::Result<Exit> {
-    let settings = merge(settings, &arguments.common);
+    let settings = coded(merge(settings, &arguments.common))?;
     let (exit, text) = dispatch(arguments, settings, reporter).await?;
     if ui.is_json() {
         ui.result_json(&text.json);
@@ -247,7 +256,7 @@ async fn dispatch(
     }
 }
 
-fn merge(mut settings: ImageSettings, common: &CommonArgs) -> ImageSettings {
+fn merge(mut settings: ImageSettings, common: &CommonArgs) -> Result<ImageSettings, ImageError> {
     if let Some(folder) = &common.dockerfiles {
         settings.dockerfiles.clone_from(folder);
     }
@@ -262,7 +271,21 @@ fn merge(mut settings: ImageSettings, common: &CommonArgs) -> ImageSettings {
     }
     let named = common.namespace.clone().filter(|name| !name.is_empty());
     settings.namespace = named.or(settings.namespace);
-    settings
+    let mut given: BTreeMap<String, String> = BTreeMap::new();
+    for (repository, component) in &common.map {
+        // The command line comes before orch.yaml, and may not contradict itself.
+        let other = given.insert(repository.clone(), component.clone());
+        if let Some(first) = other.filter(|other| other != component) {
+            return Err(ImageError::Pin(PinError::TwoComponents {
+                repository: repository.clone(),
+                first,
+                second: component.clone(),
+            }));
+        }
+    }
+    settings.map.extend(given);
+    settings.keep.extend(common.keep.iter().cloned());
+    Ok(settings)
 }
 
 /// The exit code of each kind of failure.

@@ -148,7 +148,7 @@ pub fn check(
             let agrees = match (&expected, component) {
                 (Some(expected), _) => *expected == image.value,
                 (None, Some(_)) => false,
-                (None, None) => is_pinned(&image.value),
+                (None, None) => is_pinned(&image.value) || ours.keeps(&image.value),
             };
             if !agrees {
                 findings.push(Finding::ManifestUnpinned {

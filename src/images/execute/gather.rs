@@ -61,7 +61,7 @@ impl Pipeline {
             &settings.folder,
             &settings.names,
             &manifests,
-            &self.ours(&lock),
+            &self.ours(&lock)?,
         )?;
         self.prepare_selection(lock, manifests, selection).await
     }

@@ -45,6 +45,10 @@ pub struct Settings {
     pub names: Vec<String>,
     /// Folders of manifests.
     pub manifests: Vec<PathBuf>,
+    /// Repositories in manifests that are components' under another name: repository -> component.
+    pub map: BTreeMap<String, String>,
+    /// Images in manifests that stay unpinned: a repository, or a repository and a tag.
+    pub keep: Vec<String>,
     /// `images.lock`.
     pub lock: PathBuf,
     /// Cache of layers and of what is known about registries.
@@ -208,7 +212,11 @@ impl Pipeline {
             .map(|(name, entry)| (name.clone(), entry.pinned()))
             .collect();
         let edits = if and_pin {
-            pin::pin(&prepared.manifests, &self.ours(&prepared.lock), &references)?
+            pin::pin(
+                &prepared.manifests,
+                &self.ours(&prepared.lock)?,
+                &references,
+            )?
         } else {
             Vec::new()
         };
@@ -239,7 +247,7 @@ impl Pipeline {
             remote.extend(try_join_all(asked).await?);
         }
         Ok(check::check(
-            &self.ours(&prepared.lock),
+            &self.ours(&prepared.lock)?,
             &inputs,
             &prepared.lock,
             &prepared.manifests,
@@ -293,7 +301,7 @@ impl Pipeline {
     pub fn unpin(&self) -> Result<Vec<Change>, ImageError> {
         let lock = Lock::read(&self.settings.lock)?;
         let manifests = pin::read(&self.settings.manifests)?;
-        let edits = pin::unpin(&manifests, &self.ours(&lock))?;
+        let edits = pin::unpin(&manifests, &self.ours(&lock)?)?;
         pin::write(&edits)?;
         Ok(edits.into_iter().flat_map(|edit| edit.changes).collect())
     }
@@ -349,8 +357,9 @@ impl Pipeline {
             .collect()
     }
 
-    fn ours(&self, lock: &Lock) -> Ours {
-        Ours::new(self.names(), &self.destination, lock)
+    fn ours(&self, lock: &Lock) -> Result<Ours, ImageError> {
+        let ours = Ours::new(self.names(), &self.destination, lock);
+        Ok(ours.with(&self.settings.map, &self.settings.keep)?)
     }
 
     fn registry(&self, selection: &Selection) -> Result<Arc<dyn Registry>, ImageError> {
@@ -375,7 +384,11 @@ impl Pipeline {
                 )
             })
             .collect();
-        pin::pin(&prepared.manifests, &self.ours(&prepared.lock), &references)?;
+        pin::pin(
+            &prepared.manifests,
+            &self.ours(&prepared.lock)?,
+            &references,
+        )?;
         Ok(())
     }
 

@@ -86,7 +86,9 @@ pub enum PinError {
     },
     /// An image that no component is.
     #[error(
-        "{path}:{line}:{column}: nobody builds `{image}`: it is none of the components ({components}) and not pinned by digest{hint}"
+        "{path}:{line}:{column}: nobody builds `{image}`: it is none of the components ({components}) and not pinned by digest; \
+         for a component write its name or add `--map {repository}={component}`, \
+         pin somebody else's with `orch images pin --upstream`, or leave it as it is with `--keep {image}`"
     )]
     Unknown {
         /// The file.
@@ -97,10 +99,70 @@ pub enum PinError {
         column: usize,
         /// The image.
         image: String,
-        /// Those that exist.
+        /// Its repository as written.
+        repository: String,
+        /// Those that exist, nearest first.
         components: String,
-        /// What to write if the component of that name was meant.
-        hint: String,
+        /// The nearest one.
+        component: String,
+    },
+    /// An official image that is called like a component.
+    #[error(
+        "{path}:{line}:{column}: `{image}` is ambiguous: the component `{component}` is written `{component}` \
+         (or add `--map {component}={component}`), and Docker Hub's image is pinned with `orch images pin --upstream`, \
+         or left as it is with `--keep {image}`"
+    )]
+    Ambiguous {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+        /// The image.
+        image: String,
+        /// The component.
+        component: String,
+    },
+    /// A repository is mapped to a component that does not exist.
+    #[error(
+        "`{repository}` is mapped to `{component}`, and there is no such component: {candidates}"
+    )]
+    MapTarget {
+        /// The repository.
+        repository: String,
+        /// The name given.
+        component: String,
+        /// Those that exist, nearest first.
+        candidates: String,
+    },
+    /// Two components claim a repository.
+    #[error(
+        "`{repository}` is ambiguous: it belongs to `{first}`, and the map gives it to `{second}`: leave one of them out"
+    )]
+    TwoComponents {
+        /// The repository.
+        repository: String,
+        /// One.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// An image that is to be left alone is a component's.
+    #[error("`{image}` cannot be left alone: it is the component `{component}`")]
+    KeptComponent {
+        /// The image.
+        image: String,
+        /// The component.
+        component: String,
+    },
+    /// Not an image's name.
+    #[error("{option}: `{text}` is not the name of an image, e.g. `ghcr.io/acme/web`")]
+    Repository {
+        /// Where it was given.
+        option: &'static str,
+        /// What was given.
+        text: String,
     },
     /// A component that has no digest yet.
     #[error(
@@ -259,23 +321,38 @@ pub fn pin(
                     component,
                 })
             }
-            None => {
-                let hint = ours
-                    .candidate(&image.value)
-                    .map(|component| format!("; for the component write `{component}`"))
-                    .unwrap_or_default();
-                let (image, components) = (image.value.clone(), ours.list());
-                Err(PinError::Unknown {
-                    path,
-                    line,
-                    column,
-                    image,
-                    components,
-                    hint,
-                })
-            }
+            None if ours.keeps(&image.value) => Ok(None),
+            None => Err(stranger(path, image, ours)),
         }
     })
+}
+
+/// What to say about an image that is no component's.
+fn stranger(path: PathBuf, image: &ImageScalar, ours: &Ours) -> PinError {
+    let (line, column, image) = (image.line, image.column, image.value.clone());
+    let official = ours::repository_of(&image)
+        .is_some_and(|repository| repository.starts_with("docker.io/library/"));
+    if let Some(component) = ours.namesake(&image).filter(|_| official) {
+        let component = component.to_owned();
+        return PinError::Ambiguous {
+            path,
+            line,
+            column,
+            image,
+            component,
+        };
+    }
+    let components = ours.nearest(&image);
+    let component = components.split(',').next().unwrap_or_default().to_owned();
+    PinError::Unknown {
+        path,
+        line,
+        column,
+        repository: ours::name_of(&image).to_owned(),
+        image,
+        components,
+        component,
+    }
 }
 
 /// Works out what has to change so that the components' images say nothing but the component's name.

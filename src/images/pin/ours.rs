@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use oci_distribution::Reference;
 
+use super::PinError;
 use crate::images::destination::{DOCKER_HUB, Destination};
 use crate::images::hash::is_input_tag;
 use crate::images::lock::Lock;
@@ -18,8 +19,10 @@ const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 pub struct Ours {
     components: Vec<String>,
     registry: String,
-    /// Repository -> component: where images go now, and where the lock says that they went.
+    /// Repository -> component: where images go now, where the lock says that they went, and what the map says.
     repositories: BTreeMap<String, String>,
+    /// Images that are nobody's business: references as written.
+    kept: Vec<String>,
 }
 
 impl Ours {
@@ -37,12 +40,84 @@ impl Ours {
             repositories: before.chain(now).collect(),
             registry: destination.registry.clone(),
             components,
+            kept: Vec::new(),
         }
     }
 
-    /// All components, for messages.
-    pub(super) fn list(&self) -> String {
-        self.components.join(", ")
+    /// Adds what the user says: `map` is repository -> component, `keep` are images to leave alone, with or without a tag.
+    pub fn with(
+        mut self,
+        map: &BTreeMap<String, String>,
+        keep: &[String],
+    ) -> Result<Self, PinError> {
+        for (written, component) in map {
+            if self.named(component).is_none() {
+                return Err(PinError::MapTarget {
+                    repository: written.clone(),
+                    component: component.clone(),
+                    candidates: self.nearest(component),
+                });
+            }
+            let repository = repository_of(written).ok_or_else(|| PinError::Repository {
+                option: "--map",
+                text: written.clone(),
+            })?;
+            let other = self
+                .repositories
+                .insert(repository.clone(), component.clone())
+                .filter(|other| other != component);
+            if let Some(other) = other {
+                return Err(PinError::TwoComponents {
+                    repository,
+                    first: other,
+                    second: component.clone(),
+                });
+            }
+        }
+        for image in keep {
+            let reference: Reference = image.parse().map_err(|_| PinError::Repository {
+                option: "--keep",
+                text: image.clone(),
+            })?;
+            let whole = format!("{}/{}", reference.registry(), reference.repository());
+            let component = self.repositories.get(&whole).map(String::as_str);
+            if let Some(component) = self.named(image).or(component) {
+                return Err(PinError::KeptComponent {
+                    image: image.clone(),
+                    component: component.to_owned(),
+                });
+            }
+            self.kept.push(image.clone());
+        }
+        Ok(self)
+    }
+
+    /// All components, for messages: the one that resembles `image` most comes first.
+    pub(super) fn nearest(&self, image: &str) -> String {
+        let name = last_part(image);
+        let mut names: Vec<&String> = self.components.iter().collect();
+        names.sort_by_cached_key(|component| distance(name, component));
+        let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
+        if names.is_empty() {
+            "there are none".to_owned()
+        } else {
+            names.join(", ")
+        }
+    }
+
+    /// Shall this image stay what it is?
+    pub fn keeps(&self, image: &str) -> bool {
+        let Ok(reference) = image.parse::<Reference>() else {
+            return false;
+        };
+        self.kept.iter().any(|kept| {
+            let Ok(wanted) = kept.parse::<Reference>() else {
+                return false;
+            };
+            (wanted.registry(), wanted.repository())
+                == (reference.registry(), reference.repository())
+                && (!has_tag(kept) || wanted.tag() == reference.tag())
+        })
     }
 
     /// The component that an image in a manifest stands for: the bare name, a repository that is ours, or a tag that we make.
@@ -63,8 +138,8 @@ impl Ours {
             .filter(|_| made_here)
     }
 
-    /// The component that somebody may have meant by an image that is not ours.
-    pub(super) fn candidate(&self, image: &str) -> Option<&str> {
+    /// The component that is called as an image that is not ours.
+    pub(super) fn namesake(&self, image: &str) -> Option<&str> {
         let reference: Reference = image.parse().ok()?;
         self.named(reference.repository().rsplit('/').next()?)
     }
@@ -73,6 +148,53 @@ impl Ours {
         let found = self.components.iter().find(|component| *component == name);
         found.map(String::as_str)
     }
+}
+
+/// A repository in full, e.g. `docker.io/acme/web`; a tag or digest in `text` counts for nothing.
+pub(super) fn repository_of(text: &str) -> Option<String> {
+    let reference: Reference = text.parse().ok()?;
+    Some(format!(
+        "{}/{}",
+        reference.registry(),
+        reference.repository()
+    ))
+}
+
+/// Does a reference name its tag?
+pub(super) fn has_tag(image: &str) -> bool {
+    let name = image.split('@').next().unwrap_or_default();
+    name.rsplit('/')
+        .next()
+        .is_some_and(|last| last.contains(':'))
+}
+
+/// The repository as written: without tag and digest.
+pub(super) fn name_of(image: &str) -> &str {
+    let name = image.split('@').next().unwrap_or_default();
+    match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => name,
+    }
+}
+
+fn last_part(image: &str) -> &str {
+    name_of(image).rsplit('/').next().unwrap_or_default()
+}
+
+/// How many letters have to be typed, deleted or replaced to make one name of the other.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (index, letter) in one.chars().enumerate() {
+        let mut next = vec![index + 1];
+        for ((replaced, pair), expected) in row.iter().zip(row.iter().skip(1)).zip(&other) {
+            let left = next.last().copied().unwrap_or_default();
+            let replaced = replaced + usize::from(letter != *expected);
+            next.push(replaced.min(pair + 1).min(left + 1));
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
 }
 
 fn is_local(registry: &str) -> bool {

@@ -157,7 +157,11 @@ fn templates_and_what_nobody_builds_are_refused_with_their_place() {
         ),
         (
             "containers:\n- image: app:2\n",
-            "nobody builds `app:2`: it is none of the components (app, database, 1.5) and not pinned by digest; for the component write `app`",
+            "m.yaml:2:10: `app:2` is ambiguous: the component `app` is written `app`",
+        ),
+        (
+            "containers:\n- image: acme/databse:2\n",
+            "none of the components (database, app, 1.5) and not pinned by digest; for a component write its name or add `--map acme/databse=database`",
         ),
         ("a: [b\nc: d\n", "m.yaml:"),
     ] {
@@ -205,6 +209,62 @@ fn what_merely_ends_in_a_components_name_is_somebody_elses() {
                 .unwrap()
                 .is_empty()
         );
+    }
+}
+
+#[test]
+fn the_map_names_components_and_kept_images_stay() {
+    let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        let pairs = pairs.iter().copied();
+        pairs.map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
+    };
+    let mapped = ours()
+        .with(&map(&[("acme/web", "app"), ("web", "database")]), &[])
+        .unwrap();
+    assert_eq!(mapped.component_of("acme/web:2"), Some("app"));
+    assert_eq!(mapped.component_of("docker.io/acme/web"), Some("app"));
+    assert_eq!(mapped.component_of("web:1"), Some("database"));
+    assert_eq!(mapped.component_of("ghcr.io/acme/web:2"), None);
+    for (pairs, expected) in [
+        (
+            map(&[("acme/web", "datebase")]),
+            "no such component: database, app, 1.5",
+        ),
+        (
+            map(&[("me/app", "database")]),
+            "`docker.io/me/app` is ambiguous: it belongs to `app`",
+        ),
+        (
+            map(&[("web", "app"), ("docker.io/library/web", "database")]),
+            "`docker.io/library/web` is ambiguous",
+        ),
+        (
+            map(&[("Not a name", "app")]),
+            "`Not a name` is not the name of an image",
+        ),
+    ] {
+        let error = ours().with(&pairs, &[]).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    let kept = ["redis:7", "localhost:5000/tool", "app:22"].map(str::to_owned);
+    let kept = ours().with(&BTreeMap::new(), &kept).unwrap();
+    for (image, stays) in [
+        ("redis:7", true),
+        ("docker.io/library/redis:7", true),
+        ("redis:8", false),
+        ("localhost:5000/tool:3", true),
+        ("localhost:5000/tool", true),
+        ("localhost/tool", false),
+        ("app:22", true),
+    ] {
+        assert_eq!(kept.keeps(image), stays, "{image}");
+        let manifest = manifest(&format!("containers:\n- image: {image}\n")).unwrap();
+        let result = pin(&[manifest], &kept, &BTreeMap::new());
+        assert_eq!(result.is_ok(), stays, "{image}");
+    }
+    for image in ["app", "me/app:3"] {
+        let error = ours().with(&BTreeMap::new(), &[image.to_owned()]);
+        assert!(error.unwrap_err().to_string().contains("component `app`"));
     }
 }
 
