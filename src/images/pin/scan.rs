@@ -1,17 +1,25 @@
-//! Finds the images of containers and of image volumes in a Kubernetes manifest, with the bytes that they occupy.
+//! Finds the images of containers and of image volumes in a document, with the bytes that they occupy.
+//!
+//! One pass over the parser's events, which are not kept: what everything else in the document means goes into a hash. Nothing
+//! recurses, so that no nesting overflows the stack.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
 
-use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
+use sha2::{Digest, Sha256};
 
-use super::PinError;
+use super::error::{Fault, Problem};
+use super::template;
 
 /// Keys whose lists hold containers, in every kind that has a pod template.
 const CONTAINER_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
 /// Key whose list holds volumes; an `image` in one has a `reference`.
 const VOLUME_LIST: &str = "volumes";
+/// Key whose value's keys count as the mapping's own.
+const MERGE: &str = "<<";
+/// How many anchors may lead from a container to its image.
+const ANCHOR_DEPTH: usize = 32;
 
 /// One image and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,328 +34,488 @@ pub struct ImageScalar {
     pub column: usize,
     /// Is it written without quotes?
     pub plain: bool,
-    /// Which scalar of the document it is, counted over the whole file.
-    pub(super) index: usize,
 }
 
-/// A manifest's text with its parsed events.
-pub(super) struct Document<'text> {
-    text: &'text str,
-    /// Byte offset of every character, and of the end.
-    offsets: Vec<usize>,
-    events: Vec<(Event<'text>, Span)>,
+/// What a document says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Scan {
+    /// Its images, in order. An aliased one is reported where its anchor is.
+    pub(super) images: Vec<ImageScalar>,
+    /// Hash of everything that it means besides its images' names.
+    pub(super) meaning: [u8; 32],
 }
 
-/// What the walk is inside of.
-enum Frame {
-    Mapping {
-        /// The key whose value comes next; nothing while a key is expected.
-        key: Option<String>,
-        expects_key: bool,
-        role: Role,
-    },
-    Sequence {
-        /// What its elements are.
-        of: Role,
-    },
-}
-
-/// What a mapping is, as far as images are concerned.
-#[derive(Clone, Copy, PartialEq)]
-enum Role {
-    Container,
-    Volume,
-    /// What `image` of a volume holds.
-    VolumeSource,
-    Other,
-}
-
-impl<'text> Document<'text> {
-    /// Parses `text`; `path` is for messages.
-    pub(super) fn parse(text: &'text str, path: &Path) -> Result<Self, PinError> {
-        // The parser does not count the mark, and nothing is ever replaced in front of it.
-        let skipped = if text.starts_with('\u{feff}') {
-            '\u{feff}'.len_utf8()
-        } else {
-            0
-        };
-        let body = text.get(skipped..).unwrap_or_default();
-        let mut offsets: Vec<usize> = body
-            .char_indices()
-            .map(|(offset, _)| offset + skipped)
-            .collect();
-        offsets.push(text.len());
-        let mut events = Vec::new();
-        for event in Parser::new_from_str(body) {
+/// Reads the documents in `text`, which stand in a file behind `offset` bytes and `lines` lines.
+pub(super) fn scan(text: &str, offset: usize, lines: usize) -> Result<Scan, Fault> {
+    // Containers may be written out where they are not containers yet, and aliased later. Each round follows aliases one further.
+    let mut roles = BTreeMap::new();
+    for _ in 0..ANCHOR_DEPTH {
+        let mut walk = Walk::new(text, offset, lines, &roles);
+        for event in Parser::new_from_str(text) {
             match event {
-                Ok((event, span)) => events.push((event, span)),
+                Ok((event, span)) => walk.take(&event, span)?,
                 Err(error) => {
                     let (line, column) = (error.marker().line(), error.marker().col() + 1);
-                    if looks_like_template(text) {
-                        return Err(PinError::Template {
-                            path: path.to_owned(),
-                            line,
-                            column,
-                        });
-                    }
-                    let reason = error.info().to_owned();
-                    return Err(PinError::Yaml {
-                        path: path.to_owned(),
-                        line,
-                        column,
-                        reason,
+                    return Err(match template::find(text) {
+                        Some((line, column)) => fault(lines + line, column, Problem::Template),
+                        None => fault(lines + line, column, Problem::Yaml(error.info().to_owned())),
                     });
                 }
             }
         }
-        Ok(Self {
+        let found = walk.roles_of_anchors();
+        if found
+            .iter()
+            .all(|(anchor, role)| roles.get(anchor) == Some(role))
+        {
+            return walk.finish();
+        }
+        roles.extend(found);
+    }
+    Err(fault(lines + 1, 1, Problem::Anchors))
+}
+
+fn fault(line: usize, column: usize, problem: Problem) -> Fault {
+    Fault {
+        line,
+        column,
+        problem,
+    }
+}
+
+/// What a node is, as far as images are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Containers,
+    Container,
+    Volumes,
+    Volume,
+    /// What `image` of a volume holds.
+    VolumeSource,
+    /// An image's name.
+    Image,
+    Other,
+}
+
+/// A collection that the walk is inside of.
+struct Frame {
+    role: Role,
+    anchor: usize,
+    kind: Kind,
+}
+
+enum Kind {
+    Sequence,
+    /// With the key whose value comes next; nothing while a key is expected.
+    Mapping {
+        key: Option<Key>,
+    },
+}
+
+/// What a key says about its value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Image,
+    Reference,
+    Containers,
+    Volumes,
+    Merge,
+    Other,
+}
+
+impl Key {
+    fn of(text: &str) -> Self {
+        match text {
+            "image" => Self::Image,
+            "reference" => Self::Reference,
+            VOLUME_LIST => Self::Volumes,
+            MERGE => Self::Merge,
+            other if CONTAINER_LISTS.contains(&other) => Self::Containers,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Frame {
+    /// The role of the node that comes next.
+    fn next(&self) -> Role {
+        match (&self.kind, self.role) {
+            (Kind::Sequence, Role::Containers) => Role::Container,
+            (Kind::Sequence, Role::Volumes) => Role::Volume,
+            // Several mappings to merge.
+            (Kind::Sequence, role) => role,
+            (Kind::Mapping { key: None }, _) => Role::Other,
+            (Kind::Mapping { key: Some(key) }, role) => match (key, role) {
+                (Key::Image, Role::Container) | (Key::Reference, Role::VolumeSource) => Role::Image,
+                (Key::Image, Role::Volume) => Role::VolumeSource,
+                (Key::Merge, Role::Container | Role::Volume | Role::VolumeSource) => role,
+                (Key::Containers, _) => Role::Containers,
+                (Key::Volumes, _) => Role::Volumes,
+                _ => Role::Other,
+            },
+        }
+    }
+
+    /// A node ended: in a mapping, a key is followed by a value and a value by a key.
+    fn advance(&mut self, node: Key) {
+        if let Kind::Mapping { key } = &mut self.kind {
+            *key = if key.is_none() { Some(node) } else { None };
+        }
+    }
+}
+
+/// A scalar with an anchor: whether it is an image may be known only at the end.
+struct Anchored<'text> {
+    anchor: usize,
+    value: String,
+    style: ScalarStyle,
+    span: Span,
+    role: Role,
+    /// Its bytes in the text.
+    raw: (usize, &'text str),
+}
+
+/// Where an alias stands, and as what.
+struct Use {
+    anchor: usize,
+    role: Role,
+    span: Span,
+}
+
+struct Walk<'text, 'roles> {
+    text: &'text str,
+    /// Is there anything in it that may be a template's?
+    braces: bool,
+    offset: usize,
+    lines: usize,
+    /// What collections turned out to be by their aliases.
+    roles: &'roles BTreeMap<usize, Role>,
+    cursor: Cursor<'text>,
+    stack: Vec<Frame>,
+    images: Vec<ImageScalar>,
+    anchored: Vec<Anchored<'text>>,
+    uses: Vec<Use>,
+    /// Anchor of a collection -> its role where it is written out.
+    collections: BTreeMap<usize, Role>,
+    /// Anchor of a collection whose role makes one of its scalars an image -> that role, and the image's line.
+    carriers: BTreeMap<usize, (Role, usize)>,
+    meaning: Meaning,
+}
+
+impl<'text, 'roles> Walk<'text, 'roles> {
+    fn new(
+        text: &'text str,
+        offset: usize,
+        lines: usize,
+        roles: &'roles BTreeMap<usize, Role>,
+    ) -> Self {
+        Self {
             text,
-            offsets,
-            events,
+            braces: text.contains("{{"),
+            offset,
+            lines,
+            roles,
+            cursor: Cursor::new(text),
+            stack: Vec::new(),
+            images: Vec::new(),
+            anchored: Vec::new(),
+            uses: Vec::new(),
+            collections: BTreeMap::new(),
+            carriers: BTreeMap::new(),
+            meaning: Meaning::default(),
+        }
+    }
+
+    fn take(&mut self, event: &Event<'_>, span: Span) -> Result<(), Fault> {
+        let role = self.stack.last().map_or(Role::Other, Frame::next);
+        match event {
+            Event::Scalar(value, style, anchor, tag) => {
+                self.meaning.node(b's', *anchor, tag.as_deref());
+                if *anchor != 0 {
+                    self.anchored.push(Anchored {
+                        anchor: *anchor,
+                        value: value.clone().into_owned(),
+                        style: *style,
+                        span,
+                        role,
+                        raw: self.cursor.raw(span),
+                    });
+                } else if role == Role::Image {
+                    let raw = self.cursor.raw(span);
+                    let image = self.image(value, *style, span, raw)?;
+                    self.images.push(image);
+                } else {
+                    self.meaning.scalar(value, *style);
+                    let block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+                    if self.braces && !block && template::is_helm(value) {
+                        return Err(self.fault(span, Problem::Template));
+                    }
+                }
+                if role == Role::Image {
+                    self.carry(self.lines + span.start.line());
+                }
+                if let Some(frame) = self.stack.last_mut() {
+                    frame.advance(Key::of(value));
+                }
+            }
+            Event::Alias(anchor) => {
+                self.meaning.node(b'*', *anchor, None);
+                self.uses.push(Use {
+                    anchor: *anchor,
+                    role,
+                    span,
+                });
+                if let Some(frame) = self.stack.last_mut() {
+                    frame.advance(Key::Other);
+                }
+            }
+            Event::MappingStart(anchor, tag) => {
+                self.meaning.node(b'{', *anchor, tag.as_deref());
+                self.open(Kind::Mapping { key: None }, role, *anchor, span)?;
+            }
+            Event::SequenceStart(anchor, tag) => {
+                self.meaning.node(b'[', *anchor, tag.as_deref());
+                self.open(Kind::Sequence, role, *anchor, span)?;
+            }
+            Event::MappingEnd | Event::SequenceEnd => {
+                self.meaning.node(b'.', 0, None);
+                self.stack.pop();
+                if let Some(frame) = self.stack.last_mut() {
+                    frame.advance(Key::Other);
+                }
+            }
+            Event::DocumentStart(explicit) => {
+                self.meaning.node(b'd', usize::from(*explicit), None);
+                self.stack.clear();
+            }
+            Event::DocumentEnd => {
+                self.meaning.node(b'e', 0, None);
+                self.stack.clear();
+            }
+            Event::StreamStart | Event::StreamEnd | Event::Nothing => {}
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, kind: Kind, role: Role, anchor: usize, span: Span) -> Result<(), Fault> {
+        if self.braces {
+            let start = self.cursor.byte(span.start.index());
+            if template::is_action(self.text.get(start..).unwrap_or_default()) {
+                return Err(self.fault(span, Problem::Template));
+            }
+        }
+        if role == Role::Image {
+            return Err(self.fault(span, Problem::NotText));
+        }
+        let sequence = matches!(kind, Kind::Sequence);
+        let written = match role {
+            Role::Containers | Role::Volumes if !sequence => Role::Other,
+            role => role,
+        };
+        if anchor != 0 {
+            self.collections.insert(anchor, written);
+        }
+        self.stack.push(Frame {
+            role: self.roles.get(&anchor).copied().unwrap_or(written),
+            anchor,
+            kind,
+        });
+        Ok(())
+    }
+
+    /// Remembers which anchored collections make the image that was just met an image.
+    fn carry(&mut self, line: usize) {
+        let inside = self.stack.iter().rev();
+        for frame in inside.take_while(|frame| frame.role != Role::Other) {
+            if frame.anchor != 0 {
+                self.carriers.insert(frame.anchor, (frame.role, line));
+            }
+        }
+    }
+
+    /// Collections that are something else where they are aliased than where they are written out.
+    fn roles_of_anchors(&self) -> BTreeMap<usize, Role> {
+        let mut found = BTreeMap::new();
+        for used in self.uses.iter().filter(|used| used.role != Role::Other) {
+            if self.collections.get(&used.anchor) == Some(&Role::Other) {
+                found.entry(used.anchor).or_insert(used.role);
+            }
+        }
+        found
+    }
+
+    fn finish(mut self) -> Result<Scan, Fault> {
+        for anchored in std::mem::take(&mut self.anchored) {
+            let written = anchored.role == Role::Image;
+            let uses = || {
+                self.uses
+                    .iter()
+                    .filter(|used| used.anchor == anchored.anchor)
+            };
+            let used = uses().find(|used| used.role == Role::Image);
+            if !written && used.is_none() {
+                self.meaning.scalar(&anchored.value, anchored.style);
+                continue;
+            }
+            // The place that merely defines the anchor may change with the image; any other use may not.
+            if let Some(other) = uses().find(|used| used.role != Role::Image) {
+                let image = self.lines + used.map_or(anchored.span, |used| used.span).start.line();
+                return Err(self.fault(other.span, Problem::SharedAnchor { image }));
+            }
+            let Anchored {
+                value,
+                style,
+                span,
+                raw,
+                ..
+            } = anchored;
+            let image = self.image(&value, style, span, raw)?;
+            self.images.push(image);
+        }
+        for used in &self.uses {
+            if let Some((role, image)) = self.carriers.get(&used.anchor)
+                && used.role != *role
+            {
+                return Err(self.fault(used.span, Problem::SharedAnchor { image: *image }));
+            }
+        }
+        self.images.sort_by_key(|image| image.span.start);
+        Ok(Scan {
+            images: self.images,
+            meaning: self.meaning.hash.finalize().into(),
         })
     }
 
-    /// Everything that the text means: events without their places.
-    pub(super) fn meaning(&self) -> Vec<Event<'text>> {
-        self.events
-            .iter()
-            .map(|(event, _)| without_style(event))
-            .collect()
-    }
-
-    /// All images, in order. An aliased one is reported where its anchor is.
-    pub(super) fn images(&self, path: &Path) -> Result<Vec<ImageScalar>, PinError> {
-        let mut images: BTreeMap<usize, ImageScalar> = BTreeMap::new();
-        let mut anchors: BTreeMap<usize, usize> = BTreeMap::new();
-        // Anchors that stand for something else than an image somewhere, and where.
-        let mut other_uses: BTreeMap<usize, Span> = BTreeMap::new();
-        let mut aliased: BTreeMap<usize, Span> = BTreeMap::new();
-        let mut stack: Vec<Frame> = Vec::new();
-        for (index, (event, span)) in self.events.iter().enumerate() {
-            let is_image = value_of_image(&stack);
-            let (line, column) = (span.start.line(), span.start.col() + 1);
-            match event {
-                Event::Scalar(value, style, anchor, _) => {
-                    if *anchor != 0 {
-                        anchors.insert(*anchor, index);
-                    }
-                    if is_image {
-                        images.insert(index, self.scalar(index, value, *style, *span, path)?);
-                    } else if *anchor != 0 {
-                        other_uses.insert(*anchor, *span);
-                    }
-                    finish_value(&mut stack, Some(value));
-                }
-                Event::Alias(anchor) => {
-                    let uses = if is_image {
-                        &mut aliased
-                    } else {
-                        &mut other_uses
-                    };
-                    uses.insert(*anchor, *span);
-                    finish_value(&mut stack, None);
-                }
-                Event::MappingStart(..) | Event::SequenceStart(..) => {
-                    if is_image {
-                        let path = path.to_owned();
-                        let template = self
-                            .text
-                            .get(self.offset(span.start.index())..)
-                            .is_some_and(|rest| rest.starts_with("{{"));
-                        return Err(if template {
-                            PinError::Template { path, line, column }
-                        } else {
-                            PinError::NotText { path, line, column }
-                        });
-                    }
-                    let frame = match event {
-                        Event::MappingStart(..) => Frame::Mapping {
-                            key: None,
-                            expects_key: true,
-                            role: role_of_mapping(&stack),
-                        },
-                        _ => Frame::Sequence {
-                            of: match key_of(&stack) {
-                                Some(VOLUME_LIST) => Role::Volume,
-                                Some(key) if CONTAINER_LISTS.contains(&key) => Role::Container,
-                                _ => Role::Other,
-                            },
-                        },
-                    };
-                    stack.push(frame);
-                }
-                Event::MappingEnd | Event::SequenceEnd => {
-                    stack.pop();
-                    finish_value(&mut stack, None);
-                }
-                Event::DocumentStart(_) | Event::DocumentEnd => stack.clear(),
-                _ => {}
-            }
-        }
-        for (anchor, index) in &anchors {
-            let is_image = images.contains_key(index);
-            let Some((Event::Scalar(value, style, ..), defined)) = self.events.get(*index) else {
-                continue;
-            };
-            let used = match aliased.get(anchor) {
-                Some(span) => span,
-                None if is_image => defined,
-                None => continue,
-            };
-            // The place that merely defines the anchor may change with the image; any other use may not.
-            if let Some(span) = other_uses.get(anchor).filter(|span| *span != defined) {
-                let (line, column) = (span.start.line(), span.start.col() + 1);
-                return Err(PinError::SharedAnchor {
-                    path: path.to_owned(),
-                    line,
-                    column,
-                    image: used.start.line(),
-                });
-            }
-            if !is_image {
-                images.insert(*index, self.scalar(*index, value, *style, *defined, path)?);
-            }
-        }
-        Ok(images.into_values().collect())
-    }
-
-    fn offset(&self, character: usize) -> usize {
-        self.offsets
-            .get(character)
-            .copied()
-            .unwrap_or(self.text.len())
-    }
-
-    /// Where a scalar's text is inside its quotes or block.
-    fn scalar(
+    /// An image, with where its text is inside its quotes or block. `raw` is the scalar as written, with its anchor and tag.
+    fn image(
         &self,
-        index: usize,
         value: &str,
         style: ScalarStyle,
         span: Span,
-        path: &Path,
-    ) -> Result<ImageScalar, PinError> {
-        let (line, column) = (span.start.line(), span.start.col() + 1);
-        let (start, end) = (
-            self.offset(span.start.index()),
-            self.offset(span.end.index()),
-        );
-        let raw = self.text.get(start..end).unwrap_or_default();
-        let refused = || PinError::NotText {
-            path: path.to_owned(),
-            line,
-            column,
-        };
-        // An anchor or a tag belongs to the span, so the text is looked for from its end.
-        let text_end = match style {
-            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => raw.len().saturating_sub(1),
-            _ => raw.trim_end().len(),
-        };
-        let inner = match style {
-            ScalarStyle::Literal | ScalarStyle::Folded => {
-                let text = value.trim();
-                let found = raw
-                    .find(text)
-                    .filter(|_| !text.is_empty() && raw.matches(text).count() == 1);
-                let at = found.ok_or_else(refused)?;
-                start + at..start + at + text.len()
-            }
-            _ => {
-                let written = raw.get(..text_end).and_then(|raw| raw.strip_suffix(value));
-                let at = written.ok_or_else(refused)?.len();
-                start + at..start + at + value.len()
-            }
-        };
-        if value.contains("{{") {
-            return Err(PinError::Template {
-                path: path.to_owned(),
-                line,
-                column,
-            });
+        (start, raw): (usize, &str),
+    ) -> Result<ImageScalar, Fault> {
+        let name = value.trim();
+        if name.contains("{{") {
+            return Err(self.fault(span, Problem::Template));
         }
-        let plain = style == ScalarStyle::Plain;
+        let written = match style {
+            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
+                let quoted = without_properties(raw);
+                let inside = quoted.get(1..quoted.len().saturating_sub(1));
+                inside.map(|inside| {
+                    raw.len() - quoted.len() + 1..raw.len() - quoted.len() + 1 + inside.len()
+                })
+            }
+            ScalarStyle::Plain => {
+                let text = raw.trim_end();
+                let before = text.strip_suffix(value).map(str::len);
+                before.map(|before| before..text.len())
+            }
+            ScalarStyle::Literal | ScalarStyle::Folded => {
+                let once = raw.matches(name).count() == 1;
+                let found = raw.find(name).filter(|_| once);
+                found.map(|at| at..at + name.len())
+            }
+        };
+        let written = written.filter(|_| !name.is_empty() && !name.contains('\n'));
+        let written = written.ok_or_else(|| self.fault(span, Problem::NotText))?;
+        let start = self.offset + start;
         Ok(ImageScalar {
-            value: value.trim().to_owned(),
-            span: inner,
-            line,
-            column,
-            plain,
-            index,
+            value: name.to_owned(),
+            span: start + written.start..start + written.end,
+            line: self.lines + span.start.line(),
+            column: span.start.col() + 1,
+            plain: style == ScalarStyle::Plain,
         })
     }
-}
 
-/// Quotes may come or go without a change of meaning for a string; everything else must stay.
-fn without_style<'text>(event: &Event<'text>) -> Event<'text> {
-    match event {
-        Event::Scalar(value, ScalarStyle::Plain, anchor, tag) => {
-            Event::Scalar(value.clone(), ScalarStyle::Plain, *anchor, tag.clone())
-        }
-        Event::Scalar(value, _, anchor, tag) => Event::Scalar(
-            value.clone(),
-            ScalarStyle::DoubleQuoted,
-            *anchor,
-            tag.clone(),
-        ),
-        other => other.clone(),
+    fn fault(&self, span: Span, problem: Problem) -> Fault {
+        fault(
+            self.lines + span.start.line(),
+            span.start.col() + 1,
+            problem,
+        )
     }
 }
 
-fn key_of(stack: &[Frame]) -> Option<&str> {
-    match stack.last() {
-        Some(Frame::Mapping {
-            key: Some(key),
-            expects_key: false,
-            ..
-        }) => Some(key),
-        _ => None,
-    }
-}
-
-/// What is the mapping that begins here?
-fn role_of_mapping(stack: &[Frame]) -> Role {
-    match stack.last() {
-        Some(Frame::Sequence { of }) => *of,
-        Some(Frame::Mapping {
-            role: Role::Volume, ..
-        }) if key_of(stack) == Some("image") => Role::VolumeSource,
-        _ => Role::Other,
-    }
-}
-
-/// Is the next node the name of an image?
-fn value_of_image(stack: &[Frame]) -> bool {
-    match stack.last() {
-        Some(Frame::Mapping {
-            role: Role::Container,
-            ..
-        }) => key_of(stack) == Some("image"),
-        Some(Frame::Mapping {
-            role: Role::VolumeSource,
-            ..
-        }) => key_of(stack) == Some("reference"),
-        _ => false,
-    }
-}
-
-/// A node ended: in a mapping, a key is followed by a value and a value by a key.
-fn finish_value(stack: &mut [Frame], scalar: Option<&str>) {
-    if let Some(Frame::Mapping {
-        key, expects_key, ..
-    }) = stack.last_mut()
-    {
-        *key = if *expects_key {
-            scalar.map(str::to_owned)
-        } else {
-            None
+/// A quoted scalar without the anchor, tag and comments in front of its quote.
+fn without_properties(raw: &str) -> &str {
+    let mut rest = raw.trim();
+    loop {
+        let skipped = match rest.chars().next() {
+            Some('&' | '!') => rest.find(char::is_whitespace),
+            Some('#') => rest.find(['\n', '\r']),
+            _ => None,
         };
-        *expects_key = !*expects_key;
+        match skipped.and_then(|at| rest.get(at..)) {
+            Some(after) => rest = after.trim_start(),
+            None => return rest,
+        }
     }
 }
 
-/// Go templates are not YAML; saying so helps more than the parser's complaint about a brace.
-fn looks_like_template(text: &str) -> bool {
-    text.lines()
-        .map(str::trim_start)
-        .any(|line| !line.starts_with('#') && line.contains("{{") && line.contains("}}"))
+/// Turns the parser's offsets, which count characters, into bytes. Cheap as long as they grow.
+struct Cursor<'text> {
+    text: &'text str,
+    ascii: bool,
+    characters: usize,
+    bytes: usize,
+}
+
+impl<'text> Cursor<'text> {
+    fn new(text: &'text str) -> Self {
+        Self {
+            text,
+            ascii: text.is_ascii(),
+            characters: 0,
+            bytes: 0,
+        }
+    }
+
+    fn byte(&mut self, character: usize) -> usize {
+        if self.ascii {
+            return character.min(self.text.len());
+        }
+        if character < self.characters {
+            (self.characters, self.bytes) = (0, 0);
+        }
+        let rest = self.text.get(self.bytes..).unwrap_or_default();
+        let further = rest.char_indices().nth(character - self.characters);
+        self.characters = character;
+        self.bytes = further.map_or(self.text.len(), |(at, _)| self.bytes + at);
+        self.bytes
+    }
+
+    /// Where a span begins, and its text.
+    fn raw(&mut self, span: Span) -> (usize, &'text str) {
+        let (start, end) = (self.byte(span.start.index()), self.byte(span.end.index()));
+        (start, self.text.get(start..end).unwrap_or_default())
+    }
+}
+
+/// A hash of events. Quotes may come or go without a change of meaning for a string; everything else must stay.
+#[derive(Default)]
+struct Meaning {
+    hash: Sha256,
+}
+
+impl Meaning {
+    fn node(&mut self, kind: u8, anchor: usize, tag: Option<&Tag>) {
+        self.hash.update([kind, u8::from(tag.is_some())]);
+        self.hash.update(anchor.to_le_bytes());
+        if let Some(tag) = tag {
+            self.text(&tag.handle);
+            self.text(&tag.suffix);
+        }
+    }
+
+    fn scalar(&mut self, value: &str, style: ScalarStyle) {
+        self.hash.update([u8::from(style == ScalarStyle::Plain)]);
+        self.text(value);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.hash.update(text.len().to_le_bytes());
+        self.hash.update(text);
+    }
 }

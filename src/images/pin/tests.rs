@@ -31,13 +31,7 @@ fn ours() -> Ours {
 }
 
 fn manifest(text: &str) -> Result<Manifest, PinError> {
-    let path = PathBuf::from("m.yaml");
-    let images = Document::parse(text, &path)?.images(&path)?;
-    Ok(Manifest {
-        path,
-        text: text.to_owned(),
-        images,
-    })
+    Manifest::parse(PathBuf::from("m.yaml"), text.to_owned())
 }
 
 fn pinned(text: &str) -> Result<String, PinError> {
@@ -47,7 +41,9 @@ fn pinned(text: &str) -> Result<String, PinError> {
         .map(|name| ((*name).to_owned(), reference(name)))
         .collect();
     let mut edits = pin(std::slice::from_ref(&manifest), &ours(), &references)?;
-    Ok(edits.pop().map_or(manifest.text, |edit| edit.after))
+    Ok(edits
+        .pop()
+        .map_or_else(|| manifest.text.to_string(), |edit| edit.after))
 }
 
 /// Pins `text` with `@` where the image stands and expects the same text with the reference there.
