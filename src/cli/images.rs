@@ -86,6 +86,13 @@ pub enum ImagesCommand {
     /// Explain a component's name: what it is made from and what changed
     #[command(after_help = "Example:\n  orch images why rabbitmq")]
     Why(WhyArgs),
+    /// Delete the images that no file, branch or cluster names; without --delete, only list them
+    #[command(
+        after_help = "Kept is what is named by: any file of any branch, tag or stash of the git repository, here or at its remotes; any \
+file here; the lock; the sources as they are; the cluster. So is every digest that a tag has which is none of orch's, and what \
+kept images consist of or are signed by.\n\nExamples:\n  orch images gc                      what would go, and why the rest stays\n  orch images gc --delete\n  orch images gc --keep in-0123456789ab --delete"
+    )]
+    Gc(GcArgs),
     /// Write bare component names back into the manifests
     Unpin,
 }
@@ -137,6 +144,29 @@ pub struct CheckArgs {
     /// Do not ask the registry
     #[arg(long)]
     pub offline: bool,
+}
+
+/// Arguments of `orch images gc`.
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    /// Delete; without this, only say what would go
+    #[arg(long)]
+    pub delete: bool,
+    /// Keep this digest (sha256:...) or tag (in-...), too; may be given several times
+    #[arg(long, value_name = "DIGEST|TAG")]
+    pub keep: Vec<String>,
+    /// Go by the files here alone, where there is no git repository or only a shallow clone
+    #[arg(long)]
+    pub no_git: bool,
+    /// Do not make sure that this clone has all branches of its remotes
+    #[arg(long)]
+    pub no_remote: bool,
+    /// Do not ask the cluster what it runs
+    #[arg(long, conflicts_with = "kubeconfigs")]
+    pub no_cluster: bool,
+    /// A cluster to ask; may be given several times [default: this project's, if it has one]
+    #[arg(long = "kubeconfig", value_name = "FILE")]
+    pub kubeconfigs: Vec<PathBuf>,
 }
 
 /// Arguments of `orch images why`.

@@ -42,6 +42,10 @@ pub struct ImageSettings {
     pub registry: String,
     /// Namespace at the registry.
     pub namespace: Option<String>,
+    /// The project's folder.
+    pub root: PathBuf,
+    /// The cluster's kubeconfig, if there is one.
+    pub kubeconfig: Option<PathBuf>,
     /// The cluster that a local registry is for.
     pub cluster: String,
     /// Port of the local registry on 127.0.0.1.
@@ -64,6 +68,8 @@ impl Default for ImageSettings {
             bases: crate::project::cache_directory().join("bases"),
             registry: DOCKER_HUB.to_owned(),
             namespace: None,
+            root: ".".into(),
+            kubeconfig: None,
             cluster: "orch".to_owned(),
             stand_in_port: 5000,
             definitions: Vec::new(),
@@ -247,6 +253,18 @@ async fn dispatch(
                 explanation_text(&coded(pipeline.why(&why.name).await)?),
             ))
         }
+        ImagesCommand::Gc(arguments) => {
+            let pipeline = make(Choice::default())?;
+            let request = super::images_gc::request(&settings, arguments).await?;
+            let collected = coded(pipeline.collect(&request).await)?;
+            Ok((
+                Exit::Success,
+                Text {
+                    plain: super::images_gc::text(&collected),
+                    json: json!(collected),
+                },
+            ))
+        }
         ImagesCommand::Unpin => {
             let changes = coded(make(Choice::default())?.unpin())?;
             let plain = changes.iter().map(change_line).collect();
@@ -299,6 +317,7 @@ pub fn exit_of(error: &ImageError) -> Exit {
         ImageError::Base(_) | ImageError::Build(_) => Exit::Build,
         ImageError::Engine(_) | ImageError::Layer(_) => Exit::Host,
         ImageError::Registry(_) => Exit::Registry,
+        ImageError::Gc(error) => super::images_gc::exit_of(error),
     }
 }
 
@@ -307,7 +326,7 @@ fn coded<T>(result: Result<T, ImageError>) -> anyhow::Result<T> {
         let exit = exit_of(&error);
         let context = match exit {
             Exit::Build => "building images",
-            Exit::Registry => "pushing images",
+            Exit::Registry => "talking to the registry",
             _ => "preparing images",
         };
         Err(error).exit(exit, context)

@@ -7,6 +7,7 @@ mod context;
 mod create;
 mod doctor;
 pub mod images;
+mod images_gc;
 mod kubeconfig;
 mod machines;
 mod manifests;

@@ -47,6 +47,8 @@ fn settings(context: &Context) -> ImageSettings {
         namespace: namespace(&config.registry),
         definitions: definitions(&config.images, context.project.root()),
         jobs: jobs(&config.images),
+        root: context.project.root().to_owned(),
+        kubeconfig: Some(context.project.kubeconfig()).filter(|path| path.exists()),
         cluster: context.cluster().to_owned(),
         stand_in_port: config.ports.registry,
         ..ImageSettings::default()
@@ -71,6 +73,11 @@ fn settings_alone(file: &Path, description: &ImagesOnly) -> ImageSettings {
             .map(|folder| root.join(folder))
             .collect(),
         lock: root.join("images.lock"),
+        root: if root.as_os_str().is_empty() {
+            PathBuf::from(".")
+        } else {
+            root.to_owned()
+        },
         namespace: namespace(&description.registry),
         definitions: definitions(&description.images, root),
         jobs: jobs(&description.images),

@@ -3,7 +3,7 @@
 //! Boundary: takes plain values and folders, reports through [`event::Reporter`], and knows nothing of the command line,
 //! `orch.yaml`, machines or clusters. The way through: [`component`] finds folders, [`input`] names them ([`context`],
 //! [`dockerfile`], [`bases`]), [`plan`] decides, [`execute`] obeys ([`engine`], [`layers`], [`push`]), [`pin`] edits
-//! manifests, [`lock`] remembers, [`check`] compares.
+//! manifests, [`lock`] remembers, [`check`] compares, [`gc`] cleans up.
 
 pub mod bases;
 pub mod check;
@@ -15,6 +15,7 @@ pub mod engine;
 pub mod event;
 pub mod execute;
 mod file;
+pub mod gc;
 pub mod hash;
 pub mod index;
 pub mod input;
@@ -56,6 +57,9 @@ pub enum ImageError {
     /// `images.lock`.
     #[error(transparent)]
     Lock(#[from] lock::LockError),
+    /// What is reachable.
+    #[error(transparent)]
+    Gc(#[from] gc::GcError),
     /// Hub needs to know whose images these are.
     #[error(
         "no namespace to push to at {registry}: name it with --namespace, `registry.namespace` in orch.yaml, or DOCKER_HUB_USERNAME"

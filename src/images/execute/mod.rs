@@ -2,6 +2,7 @@
 //!
 //! Nothing is pinned and no lock is written unless everything before it went well.
 
+pub mod collect;
 mod gather;
 mod perform;
 mod schedule;

@@ -13,6 +13,8 @@ const INNER_PORT: u16 = 5000;
 const CLUSTER_HEADER: &str = "X-Orch-Cluster";
 /// Where the registry keeps its data in its container.
 const DATA: &str = "/var/lib/registry";
+/// Its configuration there.
+const CONFIGURATION: &str = "/etc/docker/registry/config.yml";
 /// How often a starting registry is asked whether it is there yet.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// How often before it counts as broken.
@@ -214,6 +216,48 @@ impl StandIn {
             .await
             .map(|_| ())
             .map_err(|error| self.failed(&error))
+    }
+
+    /// Frees the space of what was deleted. The registry is stopped meanwhile: a blob that came between marking and sweeping would
+    /// be taken for garbage. A push that this interrupts sends what is missing again.
+    pub async fn collect_garbage(
+        &self,
+        engine: &Engine,
+        client: &HttpRegistry,
+    ) -> Result<(), RegistryError> {
+        let name = self.name();
+        let inspect = ["container", "inspect", "--format", "{{.Image}}", &name];
+        let image = engine
+            .run(&inspect)
+            .await
+            .map_err(|error| self.failed(&error))?;
+        let volume = format!("{name}:{DATA}");
+        let collect = [
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--read-only",
+            "--cap-drop",
+            "ALL",
+            "--security-opt",
+            "no-new-privileges",
+            "--volume",
+            &volume,
+            image.trim(),
+            "garbage-collect",
+            CONFIGURATION,
+        ];
+        engine
+            .run(&["container", "stop", "--time", "10", &name])
+            .await
+            .map_err(|error| self.failed(&error))?;
+        let collected = engine.run(&collect).await;
+        // Whatever came of it, the cluster needs its registry back.
+        let started = engine.run(&["container", "start", &name]).await;
+        collected.map_err(|error| self.failed(&error))?;
+        started.map_err(|error| self.failed(&error))?;
+        self.wait(engine, client).await
     }
 
     async fn wait(&self, engine: &Engine, client: &HttpRegistry) -> Result<(), RegistryError> {

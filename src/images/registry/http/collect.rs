@@ -1,10 +1,8 @@
 //! The requests that only garbage collection makes: listing tags, deleting manifests.
 
-use reqwest::header::LINK;
 use serde::Deserialize;
-use url::Url;
 
-use super::{HttpRegistry, error_message, read_limited};
+use super::{HttpRegistry, error_message, page, read_limited};
 use crate::images::registry::RegistryError;
 
 /// Tags asked for at a time. Registries may give fewer.
@@ -41,17 +39,7 @@ impl HttpRegistry {
                 return Ok(None);
             }
             let response = self.expect(&operation, response, &[200]).await?;
-            let link = response
-                .headers()
-                .get(LINK)
-                .and_then(|value| value.to_str().ok());
-            let next = match link.and_then(next_page) {
-                Some(next) => Some(
-                    url.join(next)
-                        .map_err(|_| protocol("the registry's next page of tags is no URL"))?,
-                ),
-                None => None,
-            };
+            let next = page::next(&url, response.headers()).map_err(|reason| protocol(&reason))?;
             let bytes = read_limited(response, PAGE_LIMIT).await.map_err(|source| {
                 RegistryError::Interrupted {
                     operation: operation.clone(),
@@ -68,11 +56,6 @@ impl HttpRegistry {
                     tags.sort();
                     tags.dedup();
                     return Ok(Some(tags));
-                }
-                Some(next) if next == url || !self.is_at_home(&next) => {
-                    return Err(protocol(
-                        "the registry's next page of tags leads elsewhere or nowhere",
-                    ));
                 }
                 Some(next) => url = next,
             }
@@ -139,55 +122,5 @@ impl HttpRegistry {
                 .to_owned(),
             advice,
         }
-    }
-
-    /// Is the URL one of this registry itself? Only those are told who we are.
-    pub(super) fn is_at_home(&self, url: &Url) -> bool {
-        url.origin() == self.endpoint.url.origin()
-    }
-}
-
-/// The target of `rel="next"` in a `Link` value (RFC 8288).
-fn next_page(link: &str) -> Option<&str> {
-    let mut rest = link;
-    while let Some((_, after)) = rest.split_once('<') {
-        let (target, parameters) = after.split_once('>')?;
-        // Parameters end where the next link begins.
-        let own = parameters.split('<').next().unwrap_or_default();
-        let is_next = own.split([';', ',']).any(|parameter| {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            name.trim().eq_ignore_ascii_case("rel")
-                && value
-                    .trim()
-                    .trim_matches('"')
-                    .split_whitespace()
-                    .any(|relation| relation.eq_ignore_ascii_case("next"))
-        });
-        if is_next {
-            return Some(target);
-        }
-        rest = parameters;
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_next_page_is_found_among_other_links() {
-        let next = Some("/v2/a/tags/list?last=x&n=2");
-        assert_eq!(
-            next_page("</v2/a/tags/list?last=x&n=2>; rel=\"next\""),
-            next
-        );
-        assert_eq!(
-            next_page("</1>; rel=prev, </v2/a/tags/list?last=x&n=2>;title=\"t\"; rel=next"),
-            next
-        );
-        assert_eq!(next_page("</1>; rel=\"prev\""), None);
-        assert_eq!(next_page("<unfinished"), None);
-        assert_eq!(next_page(""), None);
     }
 }

@@ -1,0 +1,616 @@
+//! What files name: every digest and every tag of ours in the working tree and in every branch and tag of the git repository.
+//!
+//! Text is searched, not YAML: a digest in a Helm chart, a script or a README is one that somebody may need. Too much is found
+//! that way, never too little.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::LazyLock;
+
+use regex::bytes::Regex;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use super::GcError;
+use super::decide::Roots;
+use crate::images::hash::is_input_tag;
+
+/// What is looked for, in the words that git's and Rust's regular expressions share.
+const PATTERN: &str = r#"(@|"digest": ?")?sha256:[0-9a-f]{64}|in-[0-9a-f]{12}"#;
+/// Trees that one `git grep` gets: far from the limit of a command line.
+const BATCH: usize = 200;
+/// The tag with which programs mark folders that hold nothing of value (bford.info/cachedir).
+const CACHE_MARK: &str = "CACHEDIR.TAG";
+
+#[allow(
+    clippy::unwrap_used,
+    reason = "a constant that a test compiles is no bad input"
+)]
+static MENTION: LazyLock<Regex> = LazyLock::new(|| Regex::new(PATTERN).unwrap());
+
+/// Where to look.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// The project's folder.
+    pub root: PathBuf,
+    /// Files and folders that git may ignore: locks, manifests.
+    pub extra: Vec<PathBuf>,
+    /// Ask git for branches, tags and stashes.
+    pub git: bool,
+    /// Make sure that no remote has a branch that is not here.
+    pub remotes: bool,
+}
+
+/// What was found, and where.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// The roots.
+    pub roots: Roots,
+    /// Branches, tags and other commits that were searched.
+    pub commits: usize,
+}
+
+impl Roots {
+    /// Takes in everything that `text` names. `who` is for the report.
+    pub fn mention(&mut self, text: &[u8], who: &str) {
+        for found in MENTION.find_iter(text) {
+            let word = String::from_utf8_lossy(found.as_bytes());
+            if is_input_tag(&word) {
+                self.tags
+                    .entry(word.into_owned())
+                    .or_insert_with(|| who.to_owned());
+                continue;
+            }
+            let Some(start) = word.find("sha256:") else {
+                continue;
+            };
+            let digest = word.get(start..).unwrap_or_default().to_owned();
+            if start > 0 {
+                self.images.insert(digest.clone());
+            }
+            self.digests.entry(digest).or_insert_with(|| who.to_owned());
+        }
+    }
+
+    /// Takes in what the user wants kept.
+    pub fn keep(&mut self, value: &str) -> Result<(), GcError> {
+        let digest = value.strip_prefix("sha256:").is_some_and(|hex| {
+            hex.len() == 64
+                && hex
+                    .bytes()
+                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        });
+        if !digest && !is_input_tag(value) {
+            return Err(GcError::Keep {
+                value: value.to_owned(),
+            });
+        }
+        if digest {
+            self.images.insert(value.to_owned());
+        }
+        self.mention(value.as_bytes(), "--keep");
+        Ok(())
+    }
+}
+
+impl Sources {
+    /// Looks everywhere.
+    pub async fn gather(&self) -> Result<Found, GcError> {
+        let mut found = Found::default();
+        for path in &self.extra {
+            walk(path, &mut found.roots)?;
+        }
+        if !self.git {
+            walk(&self.root, &mut found.roots)?;
+            return Ok(found);
+        }
+        let git = Git::open(&self.root).await?;
+        let mut commits = git.commits().await?;
+        if self.remotes {
+            for remote in git.lines(&["remote"]).await? {
+                commits.extend(git.remote(&remote).await?);
+            }
+        }
+        let trees = git.trees(&commits).await?;
+        found.commits = trees.len();
+        for batch in trees.chunks(BATCH) {
+            git.search_trees(batch, &mut found.roots).await?;
+        }
+        for folder in git.worktrees().await? {
+            let git = Git { folder };
+            git.search_files(&["--untracked"], "file", &mut found.roots)
+                .await?;
+            git.search_files(&["--cached"], "git index", &mut found.roots)
+                .await?;
+        }
+        Ok(found)
+    }
+}
+
+/// Reads files below `path`, without git's own and caches.
+fn walk(path: &Path, roots: &mut Roots) -> Result<(), GcError> {
+    let wanted = |entry: &walkdir::DirEntry| {
+        entry.file_name() != ".git" && !entry.path().join(CACHE_MARK).exists()
+    };
+    for entry in walkdir::WalkDir::new(path).into_iter().filter_entry(wanted) {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) if is_absent(&error) => continue,
+            Err(error) => {
+                let failed = error.path().unwrap_or(path).to_owned();
+                return Err(GcError::Read {
+                    path: failed,
+                    source: error.into(),
+                });
+            }
+        };
+        if !entry.file_type().is_file() {
+            continue;
+        }
+        let bytes = match std::fs::read(entry.path()) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(source) => {
+                return Err(GcError::Read {
+                    path: entry.path().to_owned(),
+                    source,
+                });
+            }
+        };
+        roots.mention(&bytes, &format!("file {}", entry.path().display()));
+    }
+    Ok(())
+}
+
+fn is_absent(error: &walkdir::Error) -> bool {
+    error
+        .io_error()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// A commit and what people call it.
+type Commit = (String, String);
+
+struct Git {
+    folder: PathBuf,
+}
+
+struct Output {
+    code: Option<i32>,
+    stdout: Vec<u8>,
+    reason: String,
+}
+
+impl Git {
+    async fn open(root: &Path) -> Result<Self, GcError> {
+        let git = Self {
+            folder: root.to_owned(),
+        };
+        let top = git.run(&["rev-parse", "--show-toplevel"], b"").await?;
+        if top.code != Some(0) {
+            return Err(GcError::NoGit {
+                root: root.to_owned(),
+                reason: top.reason,
+            });
+        }
+        let shallow = git.lines(&["rev-parse", "--is-shallow-repository"]).await?;
+        if shallow.first().is_some_and(|answer| answer == "true") {
+            return Err(GcError::Shallow {
+                root: root.to_owned(),
+            });
+        }
+        let folder = String::from_utf8_lossy(&top.stdout)
+            .trim_end_matches('\n')
+            .into();
+        Ok(Self { folder })
+    }
+
+    /// All refs (branches, those of remotes, tags, notes), stashes, and what is checked out anywhere.
+    async fn commits(&self) -> Result<Vec<Commit>, GcError> {
+        let mut commits = Vec::new();
+        let refs = ["for-each-ref", "--format=%(objectname) %(refname:short)"];
+        for line in self.lines(&refs).await? {
+            if let Some((id, name)) = line.split_once(' ') {
+                commits.push((id.to_owned(), name.to_owned()));
+            }
+        }
+        // Empty where nothing was ever stashed.
+        for line in self.lines(&["stash", "list", "--format=%H %P"]).await? {
+            let ids = line.split(' ');
+            commits.extend(ids.map(|id| (id.to_owned(), "a stash".to_owned())));
+        }
+        for line in self.lines(&["worktree", "list", "--porcelain"]).await? {
+            if let Some(id) = line.strip_prefix("HEAD ") {
+                commits.push((id.to_owned(), "HEAD".to_owned()));
+            }
+        }
+        Ok(commits)
+    }
+
+    /// The folders in which this repository is checked out.
+    async fn worktrees(&self) -> Result<Vec<PathBuf>, GcError> {
+        let lines = self.lines(&["worktree", "list", "--porcelain"]).await?;
+        let folders = lines
+            .iter()
+            .filter_map(|line| line.strip_prefix("worktree "))
+            .map(PathBuf::from)
+            // One that was deleted by hand is still listed.
+            .filter(|folder| folder.join(".git").exists())
+            .collect();
+        Ok(folders)
+    }
+
+    /// The branches and tags of a remote, all of which must be here.
+    async fn remote(&self, remote: &str) -> Result<Vec<Commit>, GcError> {
+        let arguments = ["ls-remote", "--quiet", "--heads", "--tags", "--", remote];
+        let output = self.run(&arguments, b"").await?;
+        if output.code != Some(0) {
+            return Err(GcError::Remote {
+                remote: remote.to_owned(),
+                reason: output.reason,
+            });
+        }
+        let listed = String::from_utf8_lossy(&output.stdout);
+        let commits: Vec<Commit> = listed
+            .lines()
+            .filter_map(|line| line.split_once('\t'))
+            .map(|(id, name)| (id.to_owned(), format!("{remote} {name}")))
+            .collect();
+        for ((_, name), kind) in commits.iter().zip(self.kinds(&commits, "").await?) {
+            if kind.is_none() {
+                return Err(GcError::Behind {
+                    remote: remote.to_owned(),
+                    branch: name
+                        .strip_prefix(remote)
+                        .unwrap_or(name)
+                        .trim_start()
+                        .to_owned(),
+                });
+            }
+        }
+        Ok(commits)
+    }
+
+    /// The ID that each object has with `suffix`, or nothing if it is not here.
+    async fn kinds(
+        &self,
+        commits: &[Commit],
+        suffix: &str,
+    ) -> Result<Vec<Option<String>>, GcError> {
+        let input: String = commits
+            .iter()
+            .map(|(id, _)| format!("{id}{suffix}\n"))
+            .collect();
+        let arguments = ["cat-file", "--batch-check=%(objectname)"];
+        let output = self.checked(&arguments, input.as_bytes()).await?;
+        Ok(String::from_utf8_lossy(&output)
+            .lines()
+            .map(|line| (!line.ends_with(" missing")).then(|| line.to_owned()))
+            .collect())
+    }
+
+    /// The trees of commits, each once, and who has it. What has none, such as a tag on a file, names no images.
+    async fn trees(&self, commits: &[Commit]) -> Result<Vec<Commit>, GcError> {
+        let mut seen = std::collections::BTreeSet::new();
+        let kinds = self.kinds(commits, "^{tree}").await?;
+        let trees = commits
+            .iter()
+            .zip(kinds)
+            .filter_map(|((_, name), tree)| Some((tree?, name.clone())))
+            .filter(|(tree, _)| seen.insert(tree.clone()))
+            .collect();
+        Ok(trees)
+    }
+
+    async fn search_trees(&self, trees: &[Commit], roots: &mut Roots) -> Result<(), GcError> {
+        let mut arguments = vec!["grep", "-z", "-a", "-o", "-E", "-e", PATTERN];
+        arguments.extend(trees.iter().map(|(tree, _)| tree.as_str()));
+        self.search(&arguments, roots, |place| {
+            let (tree, path) = place.split_once(':').unwrap_or((place, ""));
+            let name = trees.iter().find(|(id, _)| id == tree);
+            format!("{} {path}", name.map_or(tree, |(_, name)| name))
+        })
+        .await
+    }
+
+    async fn search_files(
+        &self,
+        options: &[&str],
+        kind: &str,
+        roots: &mut Roots,
+    ) -> Result<(), GcError> {
+        let mut arguments = vec!["grep", "-z", "-a", "-o", "-E"];
+        arguments.extend(options);
+        arguments.extend(["-e", PATTERN]);
+        self.search(&arguments, roots, |path| format!("{kind} {path}"))
+            .await
+    }
+
+    async fn search(
+        &self,
+        arguments: &[&str],
+        roots: &mut Roots,
+        who: impl Fn(&str) -> String,
+    ) -> Result<(), GcError> {
+        let output = self.run(arguments, b"").await?;
+        // 1 is grep's word for finding nothing.
+        if output.code != Some(0) && !(output.code == Some(1) && output.stdout.is_empty()) {
+            return Err(GcError::Git {
+                command: "grep".to_owned(),
+                reason: output.reason,
+            });
+        }
+        for line in output.stdout.split(|byte| *byte == b'\n') {
+            let place = line.split(|byte| *byte == 0).next().unwrap_or_default();
+            roots.mention(line, &who(&String::from_utf8_lossy(place)));
+        }
+        Ok(())
+    }
+
+    async fn lines(&self, arguments: &[&str]) -> Result<Vec<String>, GcError> {
+        let output = self.checked(arguments, b"").await?;
+        let text = String::from_utf8_lossy(&output);
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
+    async fn checked(&self, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>, GcError> {
+        let output = self.run(arguments, input).await?;
+        if output.code == Some(0) {
+            return Ok(output.stdout);
+        }
+        Err(GcError::Git {
+            command: arguments.join(" "),
+            reason: output.reason,
+        })
+    }
+
+    async fn run(&self, arguments: &[&str], input: &[u8]) -> Result<Output, GcError> {
+        let failed = |error: std::io::Error| GcError::Git {
+            command: arguments.first().copied().unwrap_or_default().to_owned(),
+            reason: error.to_string(),
+        };
+        let mut child = Command::new("git")
+            .arg("-C")
+            .arg(&self.folder)
+            .args(arguments)
+            // Nobody is there to answer a question.
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_OPTIONAL_LOCKS", "0")
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        let stdin = child.stdin.take();
+        let feed = async move {
+            if let Some(mut stdin) = stdin {
+                // Whether git read it all shows in its answer.
+                let _ = stdin.write_all(input).await;
+            }
+        };
+        let ((), output) = tokio::join!(feed, child.wait_with_output());
+        let output = output.map_err(failed)?;
+        let words = String::from_utf8_lossy(&output.stderr);
+        Ok(Output {
+            code: output.status.code(),
+            stdout: output.stdout,
+            reason: without_logins(words.trim()),
+        })
+    }
+}
+
+/// Git's words without what stands before the `@` of a URL.
+fn without_logins(words: &str) -> String {
+    let mut result = String::with_capacity(words.len());
+    let mut rest = words;
+    while let Some(start) = rest.find("://") {
+        let (before, after) = rest.split_at(start + 3);
+        result.push_str(before);
+        let end = after
+            .find(['/', ' ', '\'', '"', '\n'])
+            .unwrap_or(after.len());
+        let (authority, tail) = after.split_at(end);
+        let host = authority.rfind('@').map_or(0, |at| at + 1);
+        result.push_str(authority.get(host..).unwrap_or_default());
+        rest = tail;
+    }
+    result + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(digit: char) -> String {
+        digit.to_string().repeat(64)
+    }
+
+    #[test]
+    fn digests_and_tags_are_found_wherever_they_stand() {
+        let mut roots = Roots::default();
+        let text = format!(
+            "image: a/b:in-0123456789ab@sha256:{}\n\"input\": \"sha256:{}\"\n\"digest\": \"sha256:{}\" xin-ba9876543210",
+            hex('a'),
+            hex('b'),
+            hex('c')
+        );
+        roots.mention(text.as_bytes(), "x");
+        let digests: Vec<&str> = roots.digests.keys().map(|digest| &digest[7..9]).collect();
+        assert_eq!(digests, ["aa", "bb", "cc"]);
+        assert_eq!(roots.images.len(), 2);
+        assert!(roots.tags.contains_key("in-0123456789ab"));
+        assert!(roots.tags.contains_key("in-ba9876543210"));
+    }
+
+    #[test]
+    fn keep_takes_digests_and_tags_of_ours_alone() {
+        let mut roots = Roots::default();
+        roots.keep("in-0123456789ab").unwrap();
+        roots.keep(&format!("sha256:{}", hex('a'))).unwrap();
+        assert_eq!((roots.tags.len(), roots.images.len()), (1, 1));
+        for wrong in ["latest", "sha256:abc", "", "in-1"] {
+            let error = roots.keep(wrong).unwrap_err().to_string();
+            assert!(error.contains("--keep"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_login_in_a_url_is_not_repeated() {
+        let words = "fatal: unable to access 'https://me:hush@host/a.git/': x ssh://git@h/y, b@c";
+        assert_eq!(
+            without_logins(words),
+            "fatal: unable to access 'https://host/a.git/': x ssh://h/y, b@c"
+        );
+    }
+
+    async fn git(folder: &Path, arguments: &[&str]) {
+        let identity = [
+            "-c",
+            "user.name=a",
+            "-c",
+            "user.email=a@b",
+            "-c",
+            "init.defaultBranch=main",
+        ];
+        let output = Command::new("git")
+            .arg("-C")
+            .arg(folder)
+            .args(identity)
+            .args(arguments)
+            .output()
+            .await
+            .unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+
+    fn sources_of(root: &Path) -> Sources {
+        Sources {
+            root: root.to_owned(),
+            extra: Vec::new(),
+            git: true,
+            remotes: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn branches_tags_stashes_the_index_and_ignored_locks_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("clone");
+        std::fs::create_dir(&root).unwrap();
+        git(&root, &["init", "--quiet"]).await;
+        let write = |tag: &str| std::fs::write(root.join("pod.yaml"), format!("image: a:{tag}\n"));
+        let commit = [
+            "commit",
+            "--quiet",
+            "--all",
+            "--allow-empty",
+            "--message",
+            "x",
+        ];
+        write("in-000000000001").unwrap();
+        git(&root, &["add", "."]).await;
+        git(&root, &commit).await;
+        git(&root, &["tag", "v1"]).await;
+        git(&root, &["checkout", "--quiet", "-b", "other"]).await;
+        write("in-000000000002").unwrap();
+        git(&root, &commit).await;
+        git(&root, &["checkout", "--quiet", "main"]).await;
+        write("in-000000000003").unwrap();
+        git(&root, &["stash"]).await;
+        write("in-000000000004").unwrap();
+        git(&root, &["stash"]).await;
+        write("in-000000000005").unwrap();
+        git(&root, &["add", "."]).await;
+        write("in-000000000006").unwrap();
+        std::fs::write(root.join("new file"), "in-000000000007").unwrap();
+        std::fs::write(root.join(".gitignore"), "state\n").unwrap();
+        std::fs::create_dir(root.join("state")).unwrap();
+        std::fs::write(root.join("state/images.lock"), "in-000000000008").unwrap();
+        std::fs::write(root.join("state/log"), "in-000000000009").unwrap();
+        let mut sources = sources_of(&root);
+        sources.extra = vec![root.join("state/images.lock"), root.join("nowhere")];
+        let found = sources.gather().await.unwrap();
+        let tags: Vec<&str> = found.roots.tags.keys().map(|tag| &tag[14..]).collect();
+        assert_eq!(tags, ["1", "2", "3", "4", "5", "6", "7", "8"]);
+        assert_eq!(found.roots.tags["in-000000000002"], "other pod.yaml");
+
+        // A clone that lacks a branch of its remote does not know what that one needs.
+        let single = folder.path().join("single");
+        let (from, to) = (root.display().to_string(), single.display().to_string());
+        let url = format!("file://{from}");
+        git(
+            folder.path(),
+            &[
+                "clone",
+                "--quiet",
+                "--single-branch",
+                "--branch",
+                "main",
+                &url,
+                &to,
+            ],
+        )
+        .await;
+        let mut behind = sources_of(&single);
+        let error = behind.gather().await.unwrap_err();
+        assert!(matches!(error, GcError::Behind { .. }), "{error}");
+        assert!(error.to_string().contains("refs/heads/other"), "{error}");
+        behind.remotes = false;
+        assert!(
+            !behind
+                .gather()
+                .await
+                .unwrap()
+                .roots
+                .tags
+                .contains_key("in-000000000002")
+        );
+        git(
+            &single,
+            &[
+                "fetch",
+                "--quiet",
+                "origin",
+                "+refs/heads/*:refs/remotes/origin/*",
+            ],
+        )
+        .await;
+        behind.remotes = true;
+        assert!(
+            behind
+                .gather()
+                .await
+                .unwrap()
+                .roots
+                .tags
+                .contains_key("in-000000000002")
+        );
+
+        let shallow = folder.path().join("shallow");
+        let to = shallow.display().to_string();
+        git(
+            folder.path(),
+            &["clone", "--quiet", "--depth", "1", &url, &to],
+        )
+        .await;
+        let error = sources_of(&shallow).gather().await.unwrap_err();
+        assert!(matches!(error, GcError::Shallow { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn without_git_the_files_count_and_only_when_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("pod.yaml"), "in-000000000001").unwrap();
+        std::fs::create_dir(folder.path().join("target")).unwrap();
+        std::fs::write(folder.path().join("target/CACHEDIR.TAG"), "").unwrap();
+        std::fs::write(folder.path().join("target/x"), "in-000000000002").unwrap();
+        let mut sources = sources_of(folder.path());
+        let error = sources.gather().await.unwrap_err();
+        assert!(error.to_string().contains("--no-git"), "{error}");
+        sources.git = false;
+        let found = sources.gather().await.unwrap();
+        assert_eq!(found.roots.tags.len(), 1);
+    }
+}
