@@ -64,6 +64,7 @@ impl Foreign {
             .current_dir(self.path())
             .env_remove("ORCH_FILE")
             .env_remove("DOCKER_HUB_USERNAME")
+            .env_remove("ORCH_BUILDER")
             .env("DOCKER_CONFIG", self.path().join(".docker"))
             .env("ORCH_CACHE", self.path().join(".cache"))
             .stdin(Stdio::null())
@@ -173,9 +174,19 @@ fn an_orch_yaml_for_images_alone_describes_components() {
 
 #[test]
 fn two_platforms_make_an_index_of_two_images() {
+    index_with("docker");
+}
+
+#[test]
+fn podman_and_buildah_make_an_index_as_well() {
+    index_with("podman");
+    index_with("buildah");
+}
+
+fn index_with(builder: &str) {
     let registry = RealRegistry::start();
     let project = Foreign::new(
-        "many",
+        &format!("many-{builder}"),
         &[
             (
                 "orch.yaml",
@@ -203,6 +214,8 @@ fn two_platforms_make_an_index_of_two_images() {
         &project.namespace,
         "--manifests",
         "deploy",
+        "--builder",
+        builder,
     ];
     let with = |arguments: &[&'static str]| -> Vec<&str> {
         arguments.iter().copied().chain(common).collect()
@@ -237,6 +250,129 @@ fn two_platforms_make_an_index_of_two_images() {
         (Some(1), Some(0))
     );
     project.done(&with(&["images", "check"]));
+}
+
+/// What a component that runs a program in a base and one above it are like with every builder.
+fn builds_with(builder: &str) {
+    let registry = RealRegistry::start();
+    let project = Foreign::new(
+        builder,
+        &[
+            (
+                "below/Dockerfile",
+                "FROM debian:bookworm-slim\nRUN echo made > /made && test ! -e /notes\nCOPY . /\n",
+            ),
+            ("below/.dockerignore", "notes\nDockerfile\n"),
+            ("below/notes", "not for the image\n"),
+            ("below/content", "content\n"),
+            (
+                "web/Dockerfile",
+                "FROM below\nARG GREETING=none\nHEALTHCHECK CMD [\"true\"]\nRUN test -e /content && test ! -e /notes\n\
+                 LABEL greeting=$GREETING\n",
+            ),
+            (
+                "orch.yaml",
+                "images: {components: [{name: web, args: {GREETING: hello}}]}\n",
+            ),
+            (
+                "deploy/all.yaml",
+                "kind: Pod\nspec: {containers: [{image: web}]}\n",
+            ),
+        ],
+    );
+    let orch = |arguments: &[&str]| {
+        let output = Command::new(assert_cmd::cargo::cargo_bin("orch"))
+            .args(arguments)
+            .args(["--builder", builder, "--registry", &registry.address])
+            .args(["--namespace", &project.namespace, "--manifests", "deploy"])
+            .current_dir(project.path())
+            .env_remove("ORCH_FILE")
+            .env("DOCKER_CONFIG", project.path().join(".docker"))
+            // Works as root in a container, too. The bases are those of everyday use.
+            .env("BUILDAH_ISOLATION", "chroot")
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{builder} {arguments:?}: {output:?}"
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    orch(&["images", "push", "--pin"]);
+    let pinned = project.read("deploy/all.yaml");
+    let (_, digest) = pinned.split_once('@').unwrap();
+    let digest = digest.split('}').next().unwrap();
+    let repository = format!("/v2/{}/web", project.namespace);
+    let manifest = registry.json(&format!("{repository}/manifests/{digest}"), MANIFEST);
+    let config = manifest["config"]["digest"].as_str().unwrap();
+    let config = registry.json(&format!("{repository}/blobs/{config}"), "*/*");
+    assert_eq!(config["config"]["Labels"]["greeting"], "hello");
+    assert!(config["config"]["Healthcheck"].is_object(), "{config}");
+    let layers = manifest["layers"].as_array().unwrap().len();
+    assert_eq!(
+        config["rootfs"]["diff_ids"].as_array().unwrap().len(),
+        layers
+    );
+    let again: serde_json::Value =
+        serde_json::from_str(&orch(&["images", "push", "--pin", "--output", "json"])).unwrap();
+    assert_eq!(
+        (again["requests"].as_u64(), again["bytes_sent"].as_u64()),
+        (Some(1), Some(0))
+    );
+    let reference = format!("{}/{}/web@{digest}", registry.address, project.namespace);
+    let pulled = Command::new("docker")
+        .args(["pull", "--quiet", &reference])
+        .output()
+        .unwrap();
+    assert!(pulled.status.success(), "{pulled:?}");
+    let run = Command::new("docker")
+        .args([
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            &reference,
+            "cat",
+            "/made",
+            "/content",
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(run.stdout).unwrap(), "made\ncontent\n");
+    Command::new("docker")
+        .args(["rmi", &reference])
+        .output()
+        .unwrap();
+    if let Some(program) = ["podman", "buildah"]
+        .into_iter()
+        .find(|name| *name == builder)
+    {
+        for name in ["web", "below"] {
+            let image = again["steps"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|step| step["component"] == name);
+            let tag = image.unwrap()["tag"].as_str().unwrap();
+            let tag = format!("{}/{}/{name}:{tag}", registry.address, project.namespace);
+            Command::new(program).args(["rmi", &tag]).output().unwrap();
+        }
+    }
+}
+
+#[test]
+fn docker_builds_without_buildkit() {
+    builds_with("classic");
+}
+
+#[test]
+fn podman_builds() {
+    builds_with("podman");
+}
+
+#[test]
+fn buildah_builds() {
+    builds_with("buildah");
 }
 
 #[test]

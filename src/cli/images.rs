@@ -49,6 +49,30 @@ pub struct CommonArgs {
         help_heading = "Images"
     )]
     pub platforms: Vec<String>,
+    /// Who builds; the name of an image does not depend on it
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "ORCH_BUILDER",
+        help_heading = "Images"
+    )]
+    pub builder: BuilderName,
+}
+
+/// Who builds.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+pub enum BuilderName {
+    /// Docker if its engine answers, else podman, else buildah
+    #[default]
+    Auto,
+    /// Docker, with buildx if it is there
+    Docker,
+    /// Docker without buildx and BuildKit: no RUN --mount
+    Classic,
+    Podman,
+    Buildah,
 }
 
 /// `LEFT=RIGHT`, neither of them empty.

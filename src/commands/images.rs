@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::cli::images::{CommonArgs, ImagesArgs, ImagesCommand};
+use crate::cli::images::{BuilderName, CommonArgs, ImagesArgs, ImagesCommand};
 use crate::exit::{Exit, WithExit};
 use crate::images::ImageError;
 use crate::images::check::Finding;
 use crate::images::component::{Component, Definition, find, host_platform};
 use crate::images::destination::{DOCKER_HUB, Destination};
 use crate::images::engine::Engine;
+use crate::images::engine::builder::Wanted;
 use crate::images::event::Reporter;
 use crate::images::execute::{Explanation, Pipeline, Report, Settings};
 use crate::images::pin::{Change, PinError};
@@ -54,6 +55,8 @@ pub struct ImageSettings {
     pub definitions: Vec<Definition>,
     /// Builds at the same time.
     pub jobs: usize,
+    /// Who builds.
+    pub builder: Wanted,
 }
 
 impl Default for ImageSettings {
@@ -74,6 +77,7 @@ impl Default for ImageSettings {
             stand_in_port: 5000,
             definitions: Vec::new(),
             jobs: 2,
+            builder: Wanted::Auto,
         }
     }
 }
@@ -108,6 +112,7 @@ pub fn pipeline(
         plain_http,
         stand_in,
     )?;
+    let builder = settings.builder;
     let settings = Settings {
         components,
         folder: settings.dockerfiles.clone(),
@@ -125,7 +130,7 @@ pub fn pipeline(
     Ok(Pipeline::new(
         settings,
         destination,
-        Engine::default(),
+        Engine::choose(builder),
         reporter,
     ))
 }
@@ -287,6 +292,13 @@ fn merge(mut settings: ImageSettings, common: &CommonArgs) -> Result<ImageSettin
     if let Some(registry) = &common.registry {
         settings.registry.clone_from(registry);
     }
+    settings.builder = match common.builder {
+        BuilderName::Auto => settings.builder,
+        BuilderName::Docker => Wanted::Docker,
+        BuilderName::Classic => Wanted::Classic,
+        BuilderName::Podman => Wanted::Podman,
+        BuilderName::Buildah => Wanted::Buildah,
+    };
     let named = common.namespace.clone().filter(|name| !name.is_empty());
     settings.namespace = named.or(settings.namespace);
     let mut given: BTreeMap<String, String> = BTreeMap::new();

@@ -8,6 +8,7 @@ use tokio::process::Command;
 
 use super::BaseError;
 use super::recipe::Kitchen;
+use crate::images::engine::builder::Build;
 use crate::images::engine::child;
 use crate::images::event::ImageEvent;
 
@@ -133,21 +134,19 @@ pub(super) async fn make(
         .map(|part| format!("!{part}\n"))
         .collect::<String>();
     write("Dockerfile.dockerignore", format!("*\n{kept}"))?;
-    let mut command = kitchen.engine.command(&[
-        "buildx",
-        "build",
-        "--progress=plain",
-        "--provenance=false",
-        "--load",
-    ]);
-    command
-        .args(["--tag", tag, "--platform", kitchen.platform, "--file"])
-        .arg(folder.path().join("Dockerfile"));
-    if kitchen.refresh {
-        command.arg("--no-cache");
-    }
-    command.arg(&toolchain.sysroot);
-    kitchen.engine.use_own_builder(&mut command).await;
+    let file = folder.path().join("Dockerfile");
+    let build = Build {
+        tag,
+        platform: kitchen.platform,
+        file: &file,
+        context: &toolchain.sysroot,
+        identity: None,
+        arguments: Vec::new(),
+        ca: None,
+        target: None,
+        cold: kitchen.refresh,
+    };
+    let command = kitchen.engine.build(&build).await;
     let finished = child::succeed(command, |line| {
         let component = kitchen.reference.to_owned();
         kitchen.reporter.event(ImageEvent::BuildLine {

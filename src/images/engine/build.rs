@@ -1,10 +1,11 @@
-//! One build: `docker buildx build` over a normalised copy of the context.
+//! One build over a normalised copy of the context.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
+use super::builder::Build;
 use super::{Engine, EngineError, child};
 use crate::images::component::{Component, host_platform};
 use crate::images::context::stage::Stage;
@@ -136,8 +137,7 @@ pub async fn build(
         .map_err(temporary)?;
     let staged = stage(folder.path(), &request)?;
     let identity = folder.path().join("image-id");
-    let mut command = command(engine, &request, folder.path(), &staged, &identity);
-    engine.use_own_builder(&mut command).await;
+    let command = command(engine, &request, folder.path(), &staged, &identity).await;
     let finished = child::lines(command, |line| {
         if !line.is_empty() {
             reporter.event(ImageEvent::BuildLine {
@@ -170,7 +170,10 @@ pub async fn build(
         });
     }
     match fs::read_to_string(&identity) {
-        Ok(id) if id.trim().starts_with("sha256:") => Ok(id.trim().to_owned()),
+        Ok(id) if !id.trim().is_empty() => Ok(format!(
+            "sha256:{}",
+            id.trim().trim_start_matches("sha256:")
+        )),
         _ => Err(BuildError::NoImage {
             component: component.clone(),
         }),
@@ -212,7 +215,7 @@ fn stage(folder: &Path, request: &Request<'_>) -> Result<PathBuf, BuildError> {
     Ok(staged)
 }
 
-fn command(
+async fn command(
     engine: &Engine,
     request: &Request<'_>,
     folder: &Path,
@@ -224,47 +227,30 @@ fn command(
         .file_name()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
-    // Attestations would give an unchanged image a new digest with every build.
-    let mut command = engine.command(&[
-        "buildx",
-        "build",
-        "--progress=plain",
-        "--provenance=false",
-        "--sbom=false",
-        "--load",
-    ]);
-    command.arg("--iidfile").arg(identity).args([
-        "--tag",
-        request.tag,
-        "--platform",
-        request.platform,
-    ]);
-    command.arg("--file").arg(
-        folder
-            .join(format!("{unique}-dockerfile"))
-            .join("Dockerfile"),
-    );
-    command.arg(format!("--build-arg=SOURCE_DATE_EPOCH={SOURCE_DATE_EPOCH}"));
-    for (name, value) in &component.args {
-        command.arg(format!("--build-arg={name}={value}"));
-    }
-    for name in PROXIES
+    let file = folder
+        .join(format!("{unique}-dockerfile"))
+        .join("Dockerfile");
+    let given = component.args.iter();
+    let given = given.map(|(name, value)| format!("{name}={value}"));
+    let proxies = PROXIES
         .iter()
-        .filter(|name| std::env::var_os(name).is_some())
-    {
-        command.args(["--build-arg", name]);
-    }
-    if let Some(bundle) = CA_BUNDLES.iter().find(|path| Path::new(path).exists()) {
-        command.arg(format!("--secret=id=ca,src={bundle}"));
-    }
-    if let Some(target) = &component.target {
-        command.args(["--target", target]);
-    }
-    if request.refresh {
-        command.arg("--no-cache");
-    }
-    command.arg(staged);
-    command
+        .filter(|name| std::env::var_os(name).is_some());
+    let ca = CA_BUNDLES.iter().find(|path| Path::new(path).exists());
+    let build = Build {
+        tag: request.tag,
+        platform: request.platform,
+        file: &file,
+        context: staged,
+        identity: Some(identity),
+        arguments: std::iter::once(format!("SOURCE_DATE_EPOCH={SOURCE_DATE_EPOCH}"))
+            .chain(given)
+            .chain(proxies.map(|name| (*name).to_owned()))
+            .collect(),
+        ca: ca.copied(),
+        target: component.target.as_deref(),
+        cold: request.refresh,
+    };
+    engine.build(&build).await
 }
 
 #[cfg(test)]

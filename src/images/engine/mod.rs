@@ -1,15 +1,21 @@
-//! The container engine on this machine, through its command line: `docker`, or what `DOCKER` names.
+//! The container engine on this machine, through its command line: `docker`, or what `DOCKER` names, or a [`builder`] that needs
+//! no engine.
 //!
 //! Children die with the future that waits for them, so an interrupted run leaves no build behind.
 
 pub mod build;
+pub mod builder;
 pub mod child;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 
 use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+use builder::{Build, Builder, Wanted};
 
 /// The engine did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +54,8 @@ pub enum EngineError {
 #[derive(Debug, Clone)]
 pub struct Engine {
     program: String,
+    wanted: Wanted,
+    found: Arc<OnceCell<Builder>>,
 }
 
 impl Default for Engine {
@@ -57,16 +65,33 @@ impl Default for Engine {
 }
 
 impl Engine {
-    /// The engine whose command line is `program`.
+    /// Docker with buildx, whose command line is `program`.
     pub fn new(program: impl Into<String>) -> Self {
         Self {
             program: program.into(),
+            wanted: Wanted::Docker,
+            found: Arc::new(OnceCell::new_with(Some(Builder::Buildx))),
         }
     }
 
+    /// What `wanted` comes to on this machine, which is found out when it is first needed.
+    pub fn choose(wanted: Wanted) -> Self {
+        Self {
+            wanted,
+            found: Arc::default(),
+            ..Self::default()
+        }
+    }
+
+    /// Who builds.
+    pub async fn builder(&self) -> Builder {
+        let find = || builder::find(&self.program, self.wanted);
+        *self.found.get_or_init(find).await
+    }
+
     /// A command of the engine that dies with its future.
-    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+    pub(crate) async fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.builder().await.program().unwrap_or(&self.program));
         command
             .args(arguments)
             .stdin(Stdio::null())
@@ -76,7 +101,7 @@ impl Engine {
 
     /// Runs a command to its end and gives what it wrote to stdout.
     pub async fn run(&self, arguments: &[&str]) -> Result<String, EngineError> {
-        child::output(self.command(arguments)).await
+        child::output(self.command(arguments).await).await
     }
 
     /// Makes a `buildx` command use the builder that sees this engine's images: the docker driver's, which is called like the
@@ -90,13 +115,21 @@ impl Engine {
 
     /// The ID of an image, if the engine has it.
     pub async fn image_id(&self, reference: &str) -> Result<Option<String>, EngineError> {
-        match self
-            .run(&["image", "inspect", "--format", "{{.Id}}", reference])
-            .await
-        {
-            Ok(output) => Ok(Some(output.trim().to_owned())),
+        let inspect: &[&str] = match self.builder().await {
+            Builder::Buildah => &["inspect", "--type=image", "--format={{.FromImageID}}"],
+            _ => &["image", "inspect", "--format={{.Id}}"],
+        };
+        let none = ["no such image", "image not known"];
+        match self.run(&[inspect, &[reference]].concat()).await {
+            // Not everybody says which kind of digest it is.
+            Ok(output) => Ok(Some(format!(
+                "sha256:{}",
+                output.trim().trim_start_matches("sha256:")
+            ))),
             Err(EngineError::Failed { output, .. })
-                if output.to_ascii_lowercase().contains("no such image") =>
+                if none
+                    .iter()
+                    .any(|words| output.to_ascii_lowercase().contains(words)) =>
             {
                 Ok(None)
             }
@@ -106,13 +139,20 @@ impl Engine {
 
     /// All tagged images: `repository:tag` -> ID. One call however many are asked about.
     pub async fn image_ids(&self) -> Result<BTreeMap<String, String>, EngineError> {
-        let format = "{{.Repository}}:{{.Tag}} {{.ID}}";
-        let output = self
-            .run(&["image", "ls", "--no-trunc", "--format", format])
-            .await?;
+        let list = ["image", "ls", "--no-trunc", "--format"];
+        let output = match self.builder().await {
+            Builder::Buildah => {
+                let format = "--format={{.Name}}:{{.Tag}} {{.ID}}";
+                self.run(&["images", "--no-trunc", format]).await?
+            }
+            _ => {
+                let format = ["{{.Repository}}:{{.Tag}} {{.ID}}"];
+                self.run(&[&list[..], &format].concat()).await?
+            }
+        };
         let pairs = output.lines().filter_map(|line| line.split_once(' '));
         Ok(pairs
-            .map(|(name, id)| (name.to_owned(), id.to_owned()))
+            .map(|(name, id)| (familiar(name).to_owned(), id.to_owned()))
             .collect())
     }
 
@@ -123,6 +163,9 @@ impl Engine {
         reference: &str,
         changes: &[&str],
     ) -> Result<(), EngineError> {
+        if self.builder().await == Builder::Buildah {
+            return self.build_from(archive, reference, changes).await;
+        }
         let archive = archive.to_string_lossy();
         let mut arguments = vec!["import"];
         for change in changes {
@@ -131,10 +174,52 @@ impl Engine {
         arguments.extend([archive.as_ref(), reference]);
         self.run(&arguments).await.map(|_| ())
     }
+
+    /// [`Engine::import`] for a builder without such a command. The changes are lines of a Dockerfile as they are.
+    async fn build_from(
+        &self,
+        archive: &Path,
+        reference: &str,
+        changes: &[&str],
+    ) -> Result<(), EngineError> {
+        let failed = |source| EngineError::Read {
+            command: format!("import {}", archive.display()),
+            source,
+        };
+        let folder = tempfile::tempdir().map_err(failed)?;
+        let file = folder.path().join("Dockerfile");
+        let name = archive.file_name().unwrap_or_default().to_string_lossy();
+        let lines = changes.join("\n");
+        std::fs::write(
+            &file,
+            format!("FROM scratch\nADD [{name:?}, \"/\"]\n{lines}\n"),
+        )
+        .and_then(|()| {
+            let ignore = folder.path().join("Dockerfile.dockerignore");
+            std::fs::write(ignore, format!("*\n!{name}\n"))
+        })
+        .map_err(failed)?;
+        let build = Build {
+            tag: reference,
+            platform: &super::component::host_platform(),
+            file: &file,
+            context: archive.parent().unwrap_or(Path::new(".")),
+            identity: None,
+            arguments: Vec::new(),
+            ca: None,
+            target: None,
+            cold: true,
+        };
+        child::output(self.build(&build).await).await.map(|_| ())
+    }
 }
 
 #[cfg(test)]
 impl Engine {
+    pub(crate) fn program(&self) -> &str {
+        &self.program
+    }
+
     /// A shell script as the engine, kept in `folder`.
     pub(crate) fn script(folder: &Path, commands: &str) -> Self {
         let (text, program) = (folder.join("engine.sh"), folder.join("engine"));

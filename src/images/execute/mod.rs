@@ -26,9 +26,9 @@ use super::lock::{Entry, Lock};
 use super::pin::{self, Change, Ours};
 use super::plan::Step;
 use super::push::{Knowledge, Pusher};
-use super::registry::Registry;
 use super::registry::meter::Meter;
 use super::registry::retry::Policy;
+use super::registry::{Registry, RegistryError};
 use super::select::Selection;
 use gather::Prepared;
 
@@ -314,7 +314,18 @@ impl Pipeline {
         };
         // Its probing is not part of what a push costs.
         let client = self.destination.client(&[], &Arc::default())?;
-        if stand_in.is_running(&client).await? || stand_in.restart(&self.engine, &client).await? {
+        if stand_in.is_running(&client).await? {
+            return Ok(());
+        }
+        if !self.engine.builder().await.is_docker() {
+            return Err(RegistryError::StandIn {
+                reason: "it needs docker's engine, and another builder is in use: name a registry, e.g. \
+                         `--registry localhost:5000`"
+                    .to_owned(),
+            }
+            .into());
+        }
+        if stand_in.restart(&self.engine, &client).await? {
             return Ok(());
         }
         let image = self.stand_in_image().await?;

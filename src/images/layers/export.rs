@@ -131,7 +131,7 @@ impl Export {
                 continue;
             }
             let size = entry.size();
-            let is_layer = path.ends_with("/layer.tar") || path.starts_with("blobs/");
+            let is_layer = path.ends_with(".tar") || path.starts_with("blobs/");
             let mut head = [0; 2];
             let head_length =
                 read_up_to(&mut entry, &mut head).map_err(|error| self.bad(error.to_string()))?;
@@ -171,6 +171,9 @@ impl Export {
                 return Err(self.bad("the compressors stopped"));
             }
         }
+        // A writer may pad beyond the archive's end, and would die of a pipe that nobody reads.
+        io::copy(&mut archive.into_inner(), &mut io::sink())
+            .map_err(|error| self.bad(error.to_string()))?;
         Ok(members)
     }
 

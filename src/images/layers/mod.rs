@@ -171,7 +171,7 @@ impl LayerStore {
             let path = self.root.join(folder);
             fs::create_dir_all(&path).map_err(|source| LayerError::Cache { path, source })?;
         }
-        let mut command = engine.command(&["save", image]);
+        let mut command = engine.save(image).await;
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let text = child::describe(&command);
         let mut child = child::spawn(command).map_err(failed)?;
