@@ -108,8 +108,8 @@ fn docker(root: &Path, context: &Path) -> Listing {
 
 fn orch(context: &Path) -> Listing {
     let scanned = Context::scan(context, &context.join("Dockerfile")).unwrap();
-    let entries = scanned.entries.into_iter().map(|entry| {
-        let words = match entry.kind {
+    let entries = scanned.entries.iter().map(|entry| {
+        let words = match &entry.kind {
             Kind::Directory => "folder".to_owned(),
             Kind::Symlink { target } => format!("link {target}"),
             Kind::File { executable, .. } => {
@@ -117,7 +117,7 @@ fn orch(context: &Path) -> Listing {
                 format!("file {executable} {content}")
             }
         };
-        (entry.path, words)
+        (entry.path.clone(), words)
     });
     entries.collect()
 }

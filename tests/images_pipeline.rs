@@ -148,6 +148,7 @@ impl Project {
             // Shared with real use: what debootstrap makes is the same for everybody.
             bases: orch::project::cache_directory().join("bases"),
             parallel_builds: 2,
+            rehash: false,
             refresh,
             policy: Policy::default(),
         };
@@ -343,11 +344,18 @@ async fn check_tells_the_four_disagreements_apart() {
 
     project.write("Dockerfiles/app/small", b"two\n");
     let findings = project.without_engine().check(true).await.unwrap();
-    let changed = Finding::SourceChanged {
-        component: "app".to_owned(),
-        reason: "context".to_owned(),
+    let [
+        Finding::SourceChanged {
+            component, reason, ..
+        },
+    ] = &findings[..]
+    else {
+        panic!("{findings:?}");
     };
-    assert_eq!(findings, [changed]);
+    assert_eq!(
+        (component.as_str(), reason.as_str()),
+        ("app", "small modified")
+    );
     project.write("Dockerfiles/app/small", b"one\n");
 
     let pinned = project.read("Manifests/pod.yaml");

@@ -49,6 +49,9 @@ pub struct CommonArgs {
         help_heading = "Images"
     )]
     pub platforms: Vec<String>,
+    /// Read every file of the contexts again, also those that seem to be unchanged since an earlier run
+    #[arg(long, global = true, help_heading = "Images")]
+    pub rehash: bool,
     /// Who builds; the name of an image does not depend on it
     #[arg(
         long,
@@ -110,6 +113,11 @@ pub enum ImagesCommand {
     /// Explain a component's name: what it is made from and what changed
     #[command(after_help = "Example:\n  orch images why rabbitmq")]
     Why(WhyArgs),
+    /// Print the content hash of a build context, after .dockerignore
+    #[command(
+        after_help = "The same files give the same hash on every machine, whatever their owners, times and umask.\n\nExamples:\n  orch images hash .\n  orch images hash services/web --file services/web/Dockerfile.debug\n  orch images hash . --rehash --output json"
+    )]
+    Hash(HashArgs),
     /// Delete the images that no file, branch or cluster names; without --delete, only list them
     #[command(
         after_help = "Kept is what is named by: any file of any branch, tag or stash of the git repository, here or at its remotes; any \
@@ -198,4 +206,15 @@ pub struct GcArgs {
 pub struct WhyArgs {
     /// The component
     pub name: String,
+}
+
+/// Arguments of `orch images hash`.
+#[derive(Debug, Args)]
+pub struct HashArgs {
+    /// The context's folder
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// The Dockerfile, because of its ignore file [default: FOLDER/Dockerfile]
+    #[arg(long, short, value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }

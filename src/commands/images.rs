@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::images_why;
 use crate::cli::images::{BuilderName, CommonArgs, ImagesArgs, ImagesCommand};
 use crate::exit::{Exit, WithExit};
 use crate::images::ImageError;
@@ -15,9 +16,9 @@ use crate::images::destination::{DOCKER_HUB, Destination};
 use crate::images::engine::Engine;
 use crate::images::engine::builder::Wanted;
 use crate::images::event::Reporter;
-use crate::images::execute::{Explanation, Pipeline, Report, Settings};
+use crate::images::execute::{Pipeline, Report, Settings};
 use crate::images::pin::{Change, PinError};
-use crate::images::plan::{Action, Step, changed_parts};
+use crate::images::plan::{Action, Step};
 use crate::images::registry::retry::Policy;
 use crate::images::registry::stand_in::StandIn;
 use crate::ui::Ui;
@@ -55,6 +56,8 @@ pub struct ImageSettings {
     pub definitions: Vec<Definition>,
     /// Builds at the same time.
     pub jobs: usize,
+    /// Read files again that seem to be unchanged since an earlier run.
+    pub rehash: bool,
     /// Who builds.
     pub builder: Wanted,
 }
@@ -77,6 +80,7 @@ impl Default for ImageSettings {
             stand_in_port: 5000,
             definitions: Vec::new(),
             jobs: 2,
+            rehash: false,
             builder: Wanted::Auto,
         }
     }
@@ -124,6 +128,7 @@ pub fn pipeline(
         cache: settings.cache.clone(),
         bases: settings.bases.clone(),
         parallel_builds: choice.jobs.unwrap_or(settings.jobs),
+        rehash: settings.rehash,
         refresh: choice.refresh,
         policy: Policy::default(),
     };
@@ -171,9 +176,9 @@ pub async fn run(
 }
 
 /// A result in both formats.
-struct Text {
-    plain: String,
-    json: serde_json::Value,
+pub(super) struct Text {
+    pub(super) plain: String,
+    pub(super) json: serde_json::Value,
 }
 
 async fn dispatch(
@@ -255,8 +260,14 @@ async fn dispatch(
             })?;
             Ok((
                 Exit::Success,
-                explanation_text(&coded(pipeline.why(&why.name).await)?),
+                images_why::explain(&coded(pipeline.why(&why.name).await)?),
             ))
+        }
+        ImagesCommand::Hash(hash) => {
+            let cache = settings.cache.join("contexts");
+            let hashed = images_why::hash(&hash, &cache, settings.rehash);
+            let hashed = hashed.map_err(|error| ImageError::Input(error.into()));
+            Ok((Exit::Success, coded(hashed)?))
         }
         ImagesCommand::Gc(arguments) => {
             let pipeline = make(Choice::default())?;
@@ -292,6 +303,7 @@ fn merge(mut settings: ImageSettings, common: &CommonArgs) -> Result<ImageSettin
     if let Some(registry) = &common.registry {
         settings.registry.clone_from(registry);
     }
+    settings.rehash |= common.rehash;
     settings.builder = match common.builder {
         BuilderName::Auto => settings.builder,
         BuilderName::Docker => Wanted::Docker,
@@ -389,54 +401,6 @@ fn report_text(report: &Report) -> Text {
         "requests": report.requests,
         "bytes_sent": report.bytes_sent,
         "seconds": report.seconds,
-    });
-    Text { plain, json }
-}
-
-fn explanation_text(explanation: &Explanation) -> Text {
-    let Explanation {
-        source,
-        input,
-        identities,
-        locked,
-    } = explanation;
-    let (bytes, files) = source.context.size();
-    let changed = match locked {
-        None => "it was never pushed".to_owned(),
-        Some(entry) if entry.input == input.hash.to_string() => {
-            format!("nothing; pushed as {}", entry.pinned())
-        }
-        Some(entry) => changed_parts(&entry.parts, &input.parts).join(", "),
-    };
-    let mut plain = format!(
-        "{}:{}\n  input       {}\n",
-        source.component.name, input.tag, input.hash
-    );
-    for (part, hash) in &input.parts {
-        plain.push_str(&format!("  {part:<11} {hash}\n"));
-    }
-    plain.push_str(&format!(
-        "  files       {files}, {bytes} bytes, from {}\n",
-        source.component.context.display()
-    ));
-    plain.push_str(&format!(
-        "  platform    {}\n",
-        source.component.platforms.join(", ")
-    ));
-    for (reference, identity) in identities {
-        plain.push_str(&format!("  from        {reference} = {identity}\n"));
-    }
-    plain.push_str(&format!("  changed     {changed}\n"));
-    let json = json!({
-        "component": source.component.name,
-        "tag": input.tag,
-        "input": input.hash.to_string(),
-        "parts": input.parts,
-        "files": files,
-        "bytes": bytes,
-        "platforms": source.component.platforms,
-        "from": identities,
-        "changed": changed,
     });
     Text { plain, json }
 }

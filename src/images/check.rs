@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::difference::Difference;
 use super::input::{Input, UnknownBase};
 use super::lock::Lock;
 use super::pin::{Manifest, Ours, is_pinned};
-use super::plan::changed_parts;
 
 /// Something that does not agree, in the order of the way from source to cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -18,8 +18,11 @@ pub enum Finding {
     SourceChanged {
         /// The component.
         component: String,
-        /// What changed.
+        /// What changed, for people.
         reason: String,
+        /// The same for programs.
+        #[serde(skip_serializing_if = "Difference::is_empty")]
+        changes: Difference,
     },
     /// A manifest does not name what was pushed last.
     ManifestUnpinned {
@@ -56,7 +59,9 @@ impl Finding {
     /// One line for people, with the next step.
     pub fn describe(&self) -> String {
         match self {
-            Self::SourceChanged { component, reason } => {
+            Self::SourceChanged {
+                component, reason, ..
+            } => {
                 format!(
                     "{component}: the sources changed since the last push ({reason}): run `orch images push --pin`"
                 )
@@ -126,17 +131,20 @@ pub fn check(
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (component, input) in inputs {
+        let mut changes = Difference::default();
         let reason = match (input, lock.components.get(component)) {
             (Err(unknown), _) => Some(unknown.to_string()),
             (Ok(_), None) => Some("it was never pushed".to_owned()),
             (Ok(input), Some(entry)) if entry.input != input.hash.to_string() => {
-                Some(changed_parts(&entry.parts, &input.parts).join(", "))
+                changes = Difference::between(entry, input);
+                Some(changes.summary())
             }
             _ => None,
         };
         findings.extend(reason.map(|reason| Finding::SourceChanged {
             component: component.clone(),
             reason,
+            changes,
         }));
     }
     for manifest in manifests {

@@ -51,13 +51,19 @@ impl fmt::Debug for Sha256Digest {
 #[derive(Debug, Clone)]
 pub struct Records {
     hasher: Sha256,
+    /// Fields are short; the hasher likes long pieces.
+    pending: Vec<u8>,
 }
+
+/// How many bytes are collected before they are hashed.
+const PENDING: usize = 16 * 1024;
 
 impl Records {
     /// Opens a list of the given kind and format version.
     pub fn new(label: &str, version: u32) -> Self {
         let mut records = Self {
             hasher: Sha256::new(),
+            pending: Vec::with_capacity(PENDING),
         };
         records.fields(&[label.as_bytes(), version.to_string().as_bytes()]);
         records
@@ -65,15 +71,28 @@ impl Records {
 
     /// Appends one record.
     pub fn fields(&mut self, fields: &[&[u8]]) {
-        self.hasher.update((fields.len() as u64).to_le_bytes());
+        self.append(&(fields.len() as u64).to_le_bytes());
         for field in fields {
-            self.hasher.update((field.len() as u64).to_le_bytes());
-            self.hasher.update(field);
+            self.append(&(field.len() as u64).to_le_bytes());
+            self.append(field);
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        if self.pending.len() + bytes.len() > PENDING {
+            self.hasher.update(&self.pending);
+            self.pending.clear();
+        }
+        if bytes.len() > PENDING {
+            self.hasher.update(bytes);
+        } else {
+            self.pending.extend_from_slice(bytes);
         }
     }
 
     /// The hash of everything appended.
-    pub fn finish(self) -> Sha256Digest {
+    pub fn finish(mut self) -> Sha256Digest {
+        self.hasher.update(&self.pending);
         Sha256Digest(self.hasher.finalize().into())
     }
 }

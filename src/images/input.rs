@@ -7,7 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::bases::{self, Identity};
 use super::component::Component;
-use super::context::{Context, ContextError, SOURCE_DATE_EPOCH};
+use super::context::fingerprints::{self, short};
+use super::context::stat_cache::StatCache;
+use super::context::{Contents, Context, ContextError, SOURCE_DATE_EPOCH};
+use super::difference::Details;
 use super::dockerfile::{Dockerfile, DockerfileError};
 use super::hash::{Records, Sha256Digest, tag};
 use super::layers::COMPRESSION;
@@ -72,8 +75,8 @@ pub struct Source {
     pub component: Component,
     /// Its listing.
     pub context: Context,
-    /// Hash of the listing and all contents.
-    pub context_hash: Sha256Digest,
+    /// Hashes of the listing and all contents.
+    pub contents: Contents,
     /// Its Dockerfile, as the first platform reads it.
     pub dockerfile: Dockerfile,
     /// Everything that it is built from on any of its platforms, in order of first use.
@@ -93,10 +96,32 @@ pub struct Input {
     pub tag: String,
     /// The hash of each part: `context`, `dockerfile`, `arguments`, `bases`, `settings`.
     pub parts: BTreeMap<String, String>,
+    /// What the parts consist of, without the files.
+    pub details: Details,
+    /// The files.
+    pub contents: Contents,
+}
+
+impl Input {
+    /// What the lock keeps, so that a later run can say what changed.
+    pub fn details_for_lock(&self) -> Details {
+        Details {
+            files: self.contents.fingerprints(fingerprints::LINES),
+            ..self.details.clone()
+        }
+    }
 }
 
 /// Reads all components, in parallel.
 pub async fn read(components: &[Component]) -> Result<Vec<Source>, InputError> {
+    read_with(components, None).await
+}
+
+/// Reads all components, in parallel, except for files that `cache` knows.
+pub async fn read_with(
+    components: &[Component],
+    cache: Option<&StatCache>,
+) -> Result<Vec<Source>, InputError> {
     let names: BTreeSet<String> = components
         .iter()
         .map(|component| component.name.clone())
@@ -104,8 +129,8 @@ pub async fn read(components: &[Component]) -> Result<Vec<Source>, InputError> {
     let tasks: Vec<_> = components
         .iter()
         .map(|component| {
-            let (component, names) = (component.clone(), names.clone());
-            tokio::task::spawn_blocking(move || read_one(component, &names))
+            let (component, names, cache) = (component.clone(), names.clone(), cache.cloned());
+            tokio::task::spawn_blocking(move || read_one(component, &names, cache.as_ref()))
         })
         .collect();
     let mut sources = Vec::new();
@@ -146,11 +171,15 @@ fn same_platforms(sources: &[Source]) -> Result<(), InputError> {
     Ok(())
 }
 
-fn read_one(component: Component, names: &BTreeSet<String>) -> Result<Source, InputError> {
+fn read_one(
+    component: Component,
+    names: &BTreeSet<String>,
+    cache: Option<&StatCache>,
+) -> Result<Source, InputError> {
     let (dockerfile, references) =
         Dockerfile::read_all(&component.dockerfile, &component.args, &component.platforms)?;
     let context = Context::scan(&component.context, &component.dockerfile)?;
-    let context_hash = context.hash()?;
+    let contents = context.contents(cache)?;
     let (mut dependencies, mut bases) = (BTreeSet::new(), Vec::new());
     for reference in &references {
         if names.contains(reference) && *reference != component.name {
@@ -162,7 +191,7 @@ fn read_one(component: Component, names: &BTreeSet<String>) -> Result<Source, In
     Ok(Source {
         component,
         context,
-        context_hash,
+        contents,
         dockerfile,
         references,
         dependencies,
@@ -256,7 +285,7 @@ fn name_one(source: &Source, identities: &[(String, String)]) -> Input {
     let parts = [
         ("arguments", arguments.finish()),
         ("bases", bases::hash_identities(identities)),
-        ("context", source.context_hash),
+        ("context", source.contents.hash()),
         (
             "dockerfile",
             Sha256Digest::of(source.dockerfile.text.as_bytes()),
@@ -276,6 +305,30 @@ fn name_one(source: &Source, identities: &[(String, String)]) -> Input {
         hash,
         tag: tag(&hash),
         parts,
+        details: details(component, identities),
+        contents: source.contents.clone(),
+    }
+}
+
+fn details(component: &Component, identities: &[(String, String)]) -> Details {
+    let hidden = |name: &str, value: &str| {
+        let mut records = Records::new("orch.argument", 1);
+        records.fields(&[name.as_bytes(), value.as_bytes()]);
+        (name.to_owned(), short(&records.finish()))
+    };
+    let target = component.target.iter();
+    let arguments = component.args.iter();
+    Details {
+        arguments: arguments
+            .map(|(name, value)| hidden(name, value))
+            .chain(target.map(|target| hidden("--target", target)))
+            .collect(),
+        bases: identities.iter().cloned().collect(),
+        files: BTreeMap::new(),
+        settings: BTreeMap::from([
+            ("compression".to_owned(), COMPRESSION.to_owned()),
+            ("platform".to_owned(), component.platforms.join(",")),
+        ]),
     }
 }
 

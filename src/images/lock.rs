@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::difference::Details;
 use super::file;
 
 /// Version of the file's format.
@@ -75,6 +76,9 @@ pub struct Lock {
 /// One component's last push.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
+    /// What the parts consist of, for whoever asks why a name changed.
+    #[serde(default, skip_serializing_if = "Details::is_empty")]
+    pub details: Details,
     /// Digest of the manifest in the registry, `sha256:...`.
     pub digest: String,
     /// Input hash, `sha256:...`.

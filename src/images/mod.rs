@@ -10,6 +10,7 @@ pub mod check;
 pub mod component;
 pub mod context;
 pub mod destination;
+pub mod difference;
 pub mod dockerfile;
 pub mod engine;
 pub mod event;

@@ -1,9 +1,10 @@
 //! What has to be done, decided from facts alone: no file, no process, no network. [`super::execute`] gathers and obeys.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::difference::Difference;
 use super::input::Input;
 use super::lock::Entry;
 
@@ -44,6 +45,9 @@ pub struct Step {
     pub reason: String,
     /// Does it go to the registry, or is it only built on?
     pub published: bool,
+    /// What is not as the lock has it.
+    #[serde(skip_serializing_if = "Difference::is_empty")]
+    pub changes: Difference,
 }
 
 /// What is known about a component.
@@ -87,17 +91,22 @@ pub fn plan(facts: &[Facts]) -> Vec<Step> {
 }
 
 fn decide(fact: &Facts) -> Step {
-    let (action, reason) = decide_published(fact);
+    let changes = match &fact.locked {
+        Some(entry) => Difference::between(entry, &fact.input),
+        None => Difference::default(),
+    };
+    let (action, reason) = decide_published(fact, &changes);
     Step {
         component: fact.component.clone(),
         tag: fact.input.tag.clone(),
         action,
         reason,
         published: fact.published,
+        changes,
     }
 }
 
-fn decide_published(fact: &Facts) -> (Action, String) {
+fn decide_published(fact: &Facts, changes: &Difference) -> (Action, String) {
     if fact.refresh {
         return (Action::Build, "a refresh was asked for".to_owned());
     }
@@ -146,7 +155,7 @@ fn decide_published(fact: &Facts) -> (Action, String) {
                 },
                 "built before, not pushed yet".to_owned(),
             ),
-            None => (Action::Build, why_build(fact)),
+            None => (Action::Build, why_build(fact, changes)),
         },
     }
 }
@@ -165,32 +174,20 @@ fn decide_base(fact: &Facts, needed: bool) -> (Action, String) {
     }
 }
 
-fn why_build(fact: &Facts) -> String {
-    let Some(entry) = &fact.locked else {
-        return "it was never pushed".to_owned();
-    };
-    let changed = changed_parts(&entry.parts, &fact.input.parts);
-    match changed.as_slice() {
-        [] => "its name changed".to_owned(),
-        parts => format!("changed since the last push: {}", parts.join(", ")),
+fn why_build(fact: &Facts, changes: &Difference) -> String {
+    match fact.locked {
+        Some(_) => format!("changed since the last push: {}", changes.summary()),
+        None => "it was never pushed".to_owned(),
     }
-}
-
-/// Parts of an input that are not what they were.
-pub fn changed_parts<'a>(
-    before: &BTreeMap<String, String>,
-    after: &'a BTreeMap<String, String>,
-) -> Vec<&'a str> {
-    after
-        .iter()
-        .filter(|(part, hash)| before.get(*part) != Some(hash))
-        .map(|(part, _)| part.as_str())
-        .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::images::context::Contents;
+    use crate::images::difference::Details;
     use crate::images::hash::{Sha256Digest, tag};
 
     fn input(seed: &str) -> Input {
@@ -203,6 +200,8 @@ mod tests {
             hash,
             tag: tag(&hash),
             parts,
+            details: Details::default(),
+            contents: Contents::default(),
         }
     }
 
@@ -210,6 +209,7 @@ mod tests {
         let input = input(seed);
         Entry {
             digest: digest.to_owned(),
+            details: input.details_for_lock(),
             input: input.hash.to_string(),
             parts: input.parts,
             repository: "docker.io/me/app".to_owned(),
@@ -291,7 +291,10 @@ mod tests {
         let (action, reason) = decided(|facts| facts.locked = Some(entry("before", "sha256:b")));
         assert_eq!(
             (action, reason.as_str()),
-            (Action::Build, "changed since the last push: context")
+            (
+                Action::Build,
+                "changed since the last push: context changed"
+            )
         );
     }
 

@@ -273,7 +273,7 @@ mod tests {
             component: &component,
             platform: "linux/amd64",
             context: &context,
-            context_hash: context.hash().unwrap(),
+            context_hash: context.contents(None).unwrap().hash(),
             dockerfile: "FROM scratch\n".to_owned(),
             tag: "app:x",
             refresh: false,

@@ -72,7 +72,8 @@ impl Pipeline {
         manifests: Vec<Manifest>,
         selection: Selection,
     ) -> Result<Prepared, ImageError> {
-        let sources = input::read(&selection.components).await?;
+        let cache = self.settings.stat_cache();
+        let sources = input::read_with(&selection.components, Some(&cache)).await?;
         let bases = self.bases(&lock, &selection.components);
         Ok(Prepared {
             lock,

@@ -17,7 +17,9 @@ use futures::future::try_join_all;
 use super::ImageError;
 use super::check::{self, Finding, Remote};
 use super::component::{Component, ComponentError, host_platform};
+use super::context::stat_cache::StatCache;
 use super::destination::Destination;
+use super::difference::Difference;
 use super::engine::Engine;
 use super::event::{ImageEvent, Reporter};
 use super::input::{self, Input, Source};
@@ -58,6 +60,8 @@ pub struct Settings {
     pub bases: PathBuf,
     /// Builds at any time.
     pub parallel_builds: usize,
+    /// Read every file again, also those that seem to be unchanged since an earlier run.
+    pub rehash: bool,
     /// Build again even what exists: distribution packages age under an unchanged name.
     pub refresh: bool,
     /// How patiently registries are asked again.
@@ -92,6 +96,8 @@ pub struct Explanation {
     pub identities: Vec<(String, String)>,
     /// What the lock says.
     pub locked: Option<Entry>,
+    /// What changed since then.
+    pub difference: Difference,
 }
 
 /// The image pipeline.
@@ -102,6 +108,17 @@ pub struct Pipeline {
     reporter: Arc<dyn Reporter>,
     meter: Arc<Meter>,
     started: Instant,
+}
+
+impl Settings {
+    /// What earlier runs know of files.
+    pub fn stat_cache(&self) -> StatCache {
+        let cache = StatCache::new(&self.cache.join("contexts"));
+        match self.rehash {
+            true => cache.rehash(),
+            false => cache,
+        }
+    }
 }
 
 impl Pipeline {
@@ -290,11 +307,15 @@ impl Pipeline {
             };
             (reference.clone(), identity)
         });
+        let locked = prepared.lock.components.get(component);
         Ok(Explanation {
             identities: identities.collect(),
             source: source.clone(),
             input: input.clone(),
-            locked: prepared.lock.components.get(component).cloned(),
+            locked: locked.cloned(),
+            difference: locked
+                .map(|entry| Difference::between(entry, input))
+                .unwrap_or_default(),
         })
     }
 

@@ -179,7 +179,7 @@ impl Pipeline {
                 component: &source.component,
                 platform,
                 context: &source.context,
-                context_hash: source.context_hash,
+                context_hash: source.contents.hash(),
                 dockerfile: foundations.dockerfile(source, platform)?,
                 tag,
                 refresh: self.settings.refresh,
@@ -250,19 +250,20 @@ impl Pipeline {
     }
 
     fn pushed(&self, component: &str, input: &Input, pushed: Pushed) -> String {
-        let entry = self.entry(component, input, pushed.digest);
+        let repository = self.destination.repository(component);
         self.reporter.event(ImageEvent::Pushed {
             component: component.to_owned(),
-            reference: entry.pinned(),
+            reference: format!("{repository}:{}@{}", input.tag, pushed.digest),
             blobs_sent: pushed.sent,
             blobs_reused: pushed.reused,
         });
-        entry.digest
+        pushed.digest
     }
 
     /// What the lock says about a component that has `digest` in the registry.
     pub(super) fn entry(&self, component: &str, input: &Input, digest: String) -> Entry {
         Entry {
+            details: input.details_for_lock(),
             digest,
             input: input.hash.to_string(),
             parts: input.parts.clone(),

@@ -271,6 +271,7 @@ fn another_registry_is_ours_while_images_go_there_or_the_lock_says_so() {
     let manifests = [manifest(&text).unwrap()];
     let mut lock = Lock::default();
     let entry = Entry {
+        details: crate::images::difference::Details::default(),
         digest: DIGEST.to_owned(),
         input: String::new(),
         parts: BTreeMap::new(),
