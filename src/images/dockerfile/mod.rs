@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use oci_distribution::Reference;
+
 use lexer::{directives, instructions, words};
 use scope::Scope;
 
@@ -144,6 +146,7 @@ impl Dockerfile {
                         )));
                     }
                     if reference != "scratch" && !stages.contains(&reference.to_ascii_lowercase()) {
+                        is_image(&reference).map_err(&failed)?;
                         images.push(instruction.image(image, reference));
                     }
                     if let [_, keyword, name] = rest.as_slice()
@@ -158,13 +161,14 @@ impl Dockerfile {
                         let Some(range) = from_flag(&instruction.text, flag) else {
                             continue;
                         };
-                        let name = instruction.slice(&range);
+                        let name = unquote(instruction.slice(&range));
                         let stage = stages.contains(&name.to_ascii_lowercase())
                             || name.parse::<usize>().is_ok();
                         if stage || name.is_empty() || name == "scratch" {
                             continue;
                         }
                         let reference = scope.expand(name).map_err(&failed)?;
+                        is_image(&reference).map_err(&failed)?;
                         images.push(instruction.image(&range, reference));
                     }
                 }
@@ -214,6 +218,16 @@ impl Dockerfile {
             text.replace_range(line_start..syntax.span.end, "#");
         }
         text
+    }
+}
+
+/// The builder would refuse anything else, and quotes in a name would change what the rest of the line means.
+fn is_image(reference: &str) -> Result<(), String> {
+    match reference.parse::<Reference>() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!(
+            "`{reference}` is not the name of an image: {error}"
+        )),
     }
 }
 
@@ -358,6 +372,14 @@ mod tests {
     }
 
     #[test]
+    fn a_quoted_flag_names_what_is_in_the_quotes() {
+        let file = parse("FROM a\nCOPY --from=\"b:1\" / /\n");
+        assert_eq!(file.references(), ["a", "b:1"]);
+        let map = BTreeMap::from([("b:1".to_owned(), "c".to_owned())]);
+        assert_eq!(file.with_images(&map, false), "FROM a\nCOPY --from=c / /\n");
+    }
+
+    #[test]
     fn the_backtick_can_be_the_escape_character() {
         let file = parse("# escape=`\nFROM a `\n  AS b\nFROM b\n");
         assert_eq!(file.references(), ["a"]);
@@ -370,6 +392,8 @@ mod tests {
             ("ARG A\nFROM $A\n", ":2:"),
             ("FROM ${A\n", ":1:"),
             ("FROM\n", ":1:"),
+            ("FROM Not an-image\n", ":1:"),
+            ("FROM a\nCOPY --from=b\"c / /\n", ":2:"),
         ] {
             let error = Dockerfile::parse(
                 text.to_owned(),
