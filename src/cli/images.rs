@@ -19,9 +19,12 @@ pub struct CommonArgs {
     /// Folder in and below which folders with a Dockerfile are the components [default: orch.yaml, ./Dockerfiles, or .]
     #[arg(long, global = true, value_name = "FOLDER", help_heading = "Images")]
     pub dockerfiles: Option<PathBuf>,
-    /// Folder of manifests; may be given several times
-    #[arg(long, global = true, value_name = "FOLDER", help_heading = "Images")]
+    /// Folder of manifests, or one file; may be given several times
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Images")]
     pub manifests: Vec<PathBuf>,
+    /// Take the folders below the manifests' folders, too
+    #[arg(long, short = 'R', global = true, help_heading = "Images")]
+    pub recursive: bool,
     /// Repository in manifests that stands for a component of another name; may be given several times
     #[arg(long, global = true, value_name = "REPOSITORY=COMPONENT", value_parser = pair, help_heading = "Images")]
     pub map: Vec<(String, String)>,
@@ -125,8 +128,41 @@ file here; the lock; the sources as they are; the cluster. So is every digest th
 kept images consist of or are signed by.\n\nExamples:\n  orch images gc                      what would go, and why the rest stays\n  orch images gc --delete\n  orch images gc --keep in-0123456789ab --delete"
     )]
     Gc(GcArgs),
-    /// Write bare component names back into the manifests
-    Unpin,
+    /// Write digests into manifests, without building or pushing anything
+    #[command(
+        after_help = "Examples:\n  orch images pin                     what images.lock says\n  orch images pin --upstream          redis:7 becomes redis:7@sha256:...\n  orch images pin --upstream --update tags that moved since\n  orch images pin --set web=ghcr.io/acme/web@sha256:0f3c... --manifests k8s/\n  orch images pin --map acme/web=web  manifests say acme/web for the component web\n\nAll files are changed or none, and only the bytes of images' names."
+    )]
+    Pin(PinArgs),
+    /// Give the manifests back what stood there before they were pinned
+    #[command(
+        after_help = "Examples:\n  orch images unpin                   byte for byte, as images.lock remembers it\n  orch images unpin --dry-run"
+    )]
+    Unpin(UnpinArgs),
+}
+
+/// Arguments of `orch images pin`.
+#[derive(Debug, Args)]
+pub struct PinArgs {
+    /// Pin this image to a known digest, and only what is named so; may be given several times. NAME is a component, or a repository in the manifests
+    #[arg(long, value_name = "NAME=REF@DIGEST", value_parser = pair)]
+    pub set: Vec<(String, String)>,
+    /// Pin images that are nobody's here to the digests that their tags name now
+    #[arg(long)]
+    pub upstream: bool,
+    /// Ask again for foreign images that are pinned already
+    #[arg(long, requires = "upstream")]
+    pub update: bool,
+    /// Say what would be changed and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Arguments of `orch images unpin`.
+#[derive(Debug, Args)]
+pub struct UnpinArgs {
+    /// Say what would be changed and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Arguments of `orch images push`.

@@ -11,13 +11,13 @@ use crate::cli::images::{BuilderName, CommonArgs, ImagesArgs, ImagesCommand};
 use crate::exit::{Exit, WithExit};
 use crate::images::ImageError;
 use crate::images::check::Finding;
-use crate::images::component::{Component, Definition, find, host_platform};
+use crate::images::component::{Component, ComponentError, Definition, find, host_platform};
 use crate::images::destination::{DOCKER_HUB, Destination};
 use crate::images::engine::Engine;
 use crate::images::engine::builder::Wanted;
 use crate::images::event::Reporter;
-use crate::images::execute::{Pipeline, Report, Settings};
-use crate::images::pin::{Change, PinError};
+use crate::images::execute::{PinChoice, Pinning, Pipeline, Report, Settings};
+use crate::images::pin::{self, Asking, Change, PinError};
 use crate::images::plan::{Action, Step};
 use crate::images::registry::retry::Policy;
 use crate::images::registry::stand_in::StandIn;
@@ -106,16 +106,7 @@ pub fn pipeline(
     reporter: Arc<dyn Reporter>,
 ) -> Result<Pipeline, ImageError> {
     let components = components(settings, platforms)?;
-    let stand_in = StandIn {
-        cluster: settings.cluster.clone(),
-        port: settings.stand_in_port,
-    };
-    let destination = Destination::choose(
-        &settings.registry,
-        settings.namespace.as_deref(),
-        plain_http,
-        stand_in,
-    )?;
+    let destination = destination(settings, plain_http)?;
     let builder = settings.builder;
     let settings = Settings {
         components,
@@ -138,6 +129,19 @@ pub fn pipeline(
         Engine::choose(builder),
         reporter,
     ))
+}
+
+fn destination(settings: &ImageSettings, plain_http: bool) -> Result<Destination, ImageError> {
+    let stand_in = StandIn {
+        cluster: settings.cluster.clone(),
+        port: settings.stand_in_port,
+    };
+    Destination::choose(
+        &settings.registry,
+        settings.namespace.as_deref(),
+        plain_http,
+        stand_in,
+    )
 }
 
 /// All components. Platforms of the command line are those of this run, whatever the descriptions say.
@@ -281,13 +285,66 @@ async fn dispatch(
                 },
             ))
         }
-        ImagesCommand::Unpin => {
-            let changes = coded(make(Choice::default())?.unpin())?;
-            let plain = changes.iter().map(change_line).collect();
-            let json = changes.iter().map(change_json).collect();
-            Ok((Exit::Success, Text { plain, json }))
+        ImagesCommand::Pin(pin) => {
+            let choice = PinChoice {
+                set: pin.set,
+                upstream: pin.upstream,
+                update: pin.update,
+                dry_run: pin.dry_run,
+            };
+            let pinning = coded(pinning(&settings, common.plain_http, reporter))?;
+            Ok((
+                Exit::Success,
+                changes_text(&coded(pinning.pin(&choice).await)?),
+            ))
+        }
+        ImagesCommand::Unpin(unpin) => {
+            let pinning = coded(pinning(&settings, common.plain_http, reporter))?;
+            Ok((
+                Exit::Success,
+                changes_text(&coded(pinning.unpin(unpin.dry_run))?),
+            ))
         }
     }
+}
+
+/// Pinning for these settings. Works without components, and where nobody says where images go.
+fn pinning(
+    settings: &ImageSettings,
+    plain_http: bool,
+    reporter: Arc<dyn Reporter>,
+) -> Result<Pinning, ImageError> {
+    let components = match components(settings, &[]) {
+        Ok(components) => components,
+        Err(ImageError::Component(ComponentError::Read { source, .. }))
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Vec::new()
+        }
+        Err(error) => return Err(error),
+    };
+    let destination = match destination(settings, plain_http) {
+        Ok(destination) => Some(destination),
+        Err(ImageError::Namespace { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    Ok(Pinning {
+        components: components
+            .into_iter()
+            .map(|component| component.name)
+            .collect(),
+        destination,
+        manifests: settings.manifests.clone(),
+        map: settings.map.clone(),
+        keep: settings.keep.clone(),
+        lock: settings.lock.clone(),
+        asking: Asking {
+            policy: Policy::default(),
+            plain_http,
+            reporter,
+            meter: Arc::default(),
+        },
+    })
 }
 
 fn merge(mut settings: ImageSettings, common: &CommonArgs) -> Result<ImageSettings, ImageError> {
@@ -324,6 +381,9 @@ fn merge(mut settings: ImageSettings, common: &CommonArgs) -> Result<ImageSettin
                 second: component.clone(),
             }));
         }
+    }
+    if common.recursive {
+        settings.manifests = pin::with_folders_below(&settings.manifests)?;
     }
     settings.map.extend(given);
     settings.keep.extend(common.keep.iter().cloned());
@@ -403,6 +463,13 @@ fn report_text(report: &Report) -> Text {
         "seconds": report.seconds,
     });
     Text { plain, json }
+}
+
+fn changes_text(changes: &[Change]) -> Text {
+    Text {
+        plain: changes.iter().map(change_line).collect(),
+        json: changes.iter().map(change_json).collect(),
+    }
 }
 
 fn change_line(change: &Change) -> String {

@@ -17,7 +17,7 @@ pub const DOCKER_HUB: &str = "docker.io";
 /// Whose images the local registry holds when nobody says.
 const LOCAL_NAMESPACE: &str = "orch";
 /// Requests to a registry at any time.
-const CONCURRENT_REQUESTS: usize = 16;
+pub(super) const CONCURRENT_REQUESTS: usize = 16;
 
 /// A namespace at a registry and the way there.
 #[derive(Debug, Clone)]

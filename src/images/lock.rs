@@ -68,6 +68,9 @@ pub struct Lock {
     /// Component name -> what it was last pushed as.
     #[serde(default)]
     pub components: BTreeMap<String, Entry>,
+    /// Manifest, relative to the lock's folder -> what its images were before they were pinned, in order.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub originals: BTreeMap<String, Vec<Original>>,
     /// What other parts of orch keep in the same file.
     #[serde(flatten)]
     pub other: BTreeMap<String, serde_json::Value>,
@@ -92,6 +95,16 @@ pub struct Entry {
     pub tag: String,
 }
 
+/// What an image in a manifest was before it was pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Original {
+    /// The component, or a foreign image without its digest.
+    pub image: String,
+    /// The text that stood there; nothing if it was not this lock's orch that pinned it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
 impl Entry {
     /// What a manifest says: `repository:tag@digest`.
     pub fn pinned(&self) -> String {
@@ -105,6 +118,7 @@ impl Default for Lock {
             version: VERSION,
             bases: BTreeMap::new(),
             components: BTreeMap::new(),
+            originals: BTreeMap::new(),
             other: BTreeMap::new(),
         }
     }

@@ -5,6 +5,7 @@
 pub mod collect;
 mod gather;
 mod perform;
+mod pin;
 mod schedule;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +26,7 @@ use super::event::{ImageEvent, Reporter};
 use super::input::{self, Input, Source};
 use super::layers::LayerStore;
 use super::lock::{Entry, Lock};
-use super::pin::{self, Change, Ours};
+use super::pin::{self as pinning, Change, Edit, Ours};
 use super::plan::Step;
 use super::push::{Knowledge, Pusher};
 use super::registry::meter::Meter;
@@ -33,6 +34,7 @@ use super::registry::retry::Policy;
 use super::registry::{Registry, RegistryError};
 use super::select::Selection;
 use gather::Prepared;
+pub use pin::{PinChoice, Pinning};
 
 /// Folder name of the component that the local registry runs from.
 pub const STAND_IN_COMPONENT: &str = "registry";
@@ -230,7 +232,7 @@ impl Pipeline {
             .map(|(name, entry)| (name.clone(), entry.pinned()))
             .collect();
         let edits = if and_pin {
-            pin::pin(
+            pinning::pin(
                 &prepared.manifests,
                 &self.ours(&prepared.lock)?,
                 &references,
@@ -238,8 +240,8 @@ impl Pipeline {
         } else {
             Vec::new()
         };
-        self.write_lock(&prepared, entries)?;
-        pin::write(&edits)?;
+        self.write_lock(&prepared, entries, &edits)?;
+        pinning::write(&edits)?;
         let pinned = edits.into_iter().flat_map(|edit| edit.changes).collect();
         Ok(self.report(planned.steps, references, pinned))
     }
@@ -317,15 +319,6 @@ impl Pipeline {
                 .map(|entry| Difference::between(entry, input))
                 .unwrap_or_default(),
         })
-    }
-
-    /// Writes bare component names back into the manifests.
-    pub fn unpin(&self) -> Result<Vec<Change>, ImageError> {
-        let lock = Lock::read(&self.settings.lock)?;
-        let manifests = pin::read(&self.settings.manifests)?;
-        let edits = pin::unpin(&manifests, &self.ours(&lock)?)?;
-        pin::write(&edits)?;
-        Ok(edits.into_iter().flat_map(|edit| edit.changes).collect())
     }
 
     /// Makes sure that the local registry answers, if this run uses it.
@@ -417,7 +410,7 @@ impl Pipeline {
                 )
             })
             .collect();
-        pin::pin(
+        pinning::pin(
             &prepared.manifests,
             &self.ours(&prepared.lock)?,
             &references,
@@ -429,6 +422,7 @@ impl Pipeline {
         &self,
         prepared: &Prepared,
         entries: BTreeMap<String, Entry>,
+        edits: &[Edit],
     ) -> Result<(), ImageError> {
         // Read again: another part of orch may have written its own section meanwhile.
         let mut lock = Lock::read(&self.settings.lock)?;
@@ -438,6 +432,16 @@ impl Pipeline {
         lock.bases = prepared
             .bases
             .locked(prepared.selection.all_bases.iter().map(String::as_str));
+        if !edits.is_empty() {
+            let (known, ours) = (&lock.originals, self.ours(&lock)?);
+            lock.originals = pinning::record(
+                known,
+                &prepared.manifests,
+                edits,
+                &ours,
+                &self.settings.lock,
+            );
+        }
         lock.write(&self.settings.lock)?;
         Ok(())
     }

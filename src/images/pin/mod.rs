@@ -2,14 +2,17 @@
 //!
 //! Every file is edited in memory, parsed again and compared with what it meant before; only when all of them came out right is
 //! any written. A file that says the right thing already is not touched. [`scan`] finds images, [`edit`] replaces them, [`ours`]
-//! knows which stand for components.
+//! knows which stand for components, [`set`] and [`upstream`] bring digests from elsewhere, [`originals`] remembers the way back.
 
 mod edit;
 mod error;
+mod originals;
 mod ours;
 mod scan;
+mod set;
 mod split;
 mod template;
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,10 +22,13 @@ use std::sync::Arc;
 pub use edit::edit_text;
 use edit::{New, Parsed};
 pub use error::{Fault, PinError, Problem};
+pub use originals::{Originals, forget, record};
 pub use ours::Ours;
 pub use scan::ImageScalar;
+pub use set::Given;
+pub use upstream::Asking;
 
-use super::file;
+use super::{ImageError, file};
 
 /// A manifest with its images.
 #[derive(Debug, Clone)]
@@ -60,6 +66,8 @@ pub struct Edit {
     before: Arc<str>,
     /// Its new text.
     pub after: String,
+    /// What takes the place of each of its images.
+    wanted: Vec<Option<New>>,
     /// What changed.
     pub changes: Vec<Change>,
 }
@@ -125,6 +133,27 @@ pub fn read(places: &[PathBuf]) -> Result<Vec<Manifest>, PinError> {
         }
     }
     Ok(manifests)
+}
+
+/// `places`, each folder followed by the folders below it, by name; hidden ones are left out.
+pub fn with_folders_below(places: &[PathBuf]) -> Result<Vec<PathBuf>, PinError> {
+    let mut all = Vec::new();
+    for place in places {
+        let hidden = |entry: &walkdir::DirEntry| {
+            entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(b".")
+        };
+        let below = walkdir::WalkDir::new(place).sort_by_file_name().into_iter();
+        for entry in below.filter_entry(|entry| !hidden(entry)) {
+            let entry = entry.map_err(|error| PinError::Read {
+                path: error.path().unwrap_or(place).to_owned(),
+                source: error.into(),
+            })?;
+            if entry.depth() == 0 || entry.file_type().is_dir() {
+                all.push(entry.into_path());
+            }
+        }
+    }
+    Ok(all)
 }
 
 fn is_manifest(path: &Path) -> bool {
@@ -213,12 +242,54 @@ fn stranger(image: &str, ours: &Ours) -> Problem {
     }
 }
 
-/// Works out what has to change so that the components' images say nothing but the component's name.
-pub fn unpin(manifests: &[Manifest], ours: &Ours) -> Result<Vec<Edit>, PinError> {
-    edit_all(manifests, |_, image| {
-        let component = ours.component_of(&image.value);
-        Ok(component.map(|component| New::named(bare(component, image.plain))))
-    })
+/// Works out what has to change so that the images that something is `given` for say that, and, if anybody is to be asked, foreign
+/// ones what their registry says. All others stay.
+///
+/// With `asking` goes whether to ask again for those that have a digest beside their tag.
+pub async fn pin_given(
+    manifests: &[Manifest],
+    ours: &Ours,
+    given: &Given,
+    asking: Option<(&Asking, bool)>,
+) -> Result<Vec<Edit>, ImageError> {
+    given.check_used(manifests, ours)?;
+    let mut digests = BTreeMap::new();
+    if let Some((asking, update)) = asking {
+        let images = manifests
+            .iter()
+            .flat_map(|manifest| manifest.images.iter().map(move |image| (manifest, image)));
+        let wanted = images.filter(|(_, image)| {
+            given.find(&image.value, ours).is_none()
+                && upstream::is_wanted(&image.value, ours, update)
+        });
+        digests = upstream::resolve(&wanted.collect::<Vec<_>>(), asking).await?;
+    }
+    Ok(edit_all(manifests, |_, image| {
+        if let Some((_, reference)) = given.find(&image.value, ours) {
+            return Ok(Some(New::named(reference.to_owned())));
+        }
+        let name = originals::without_digest(&image.value);
+        let digest = digests.get(name).filter(|_| {
+            asking.is_some_and(|(_, update)| upstream::is_wanted(&image.value, ours, update))
+        });
+        Ok(digest.map(|digest| New::named(format!("{name}@{digest}"))))
+    })?)
+}
+
+/// Works out what has to change so that the images say what they said before they were pinned; components of which that is not
+/// known, nothing but the component's name.
+pub fn unpin(
+    manifests: &[Manifest],
+    ours: &Ours,
+    originals: &Originals,
+    lock: &Path,
+) -> Result<Vec<Edit>, PinError> {
+    let mut edits = Vec::new();
+    for manifest in manifests {
+        let restored = originals::restore(originals, manifest, ours, lock);
+        edits.extend(edit(manifest, restored)?);
+    }
+    Ok(edits)
 }
 
 /// A component's name as it can stand in a manifest: `on`, `1.5` or `null` would not be text without quotes.
@@ -241,27 +312,30 @@ fn edit_all(
 ) -> Result<Vec<Edit>, PinError> {
     let mut edits = Vec::new();
     for manifest in manifests {
-        let mut wanted = Vec::with_capacity(manifest.images.len());
-        for image in &manifest.images {
-            let written = manifest.written(image);
-            wanted.push(replacement(manifest, image)?.filter(|new| new.text != written));
-        }
-        if wanted.iter().any(Option::is_some) {
-            edits.push(edit(manifest, &wanted)?);
-        }
+        let images = manifest.images.iter();
+        let wanted: Result<Vec<Option<New>>, PinError> =
+            images.map(|image| replacement(manifest, image)).collect();
+        edits.extend(edit(manifest, wanted?)?);
     }
     Ok(edits)
 }
 
-fn edit(manifest: &Manifest, wanted: &[Option<New>]) -> Result<Edit, PinError> {
+/// The edit that makes `wanted` of the manifest's images, if it changes anything.
+fn edit(manifest: &Manifest, mut wanted: Vec<Option<New>>) -> Result<Option<Edit>, PinError> {
+    for (image, new) in manifest.images.iter().zip(&mut wanted) {
+        new.take_if(|new| new.text == manifest.written(image));
+    }
+    if wanted.iter().all(Option::is_none) {
+        return Ok(None);
+    }
     let replaced = manifest
         .parsed
-        .replace(&manifest.text, &manifest.images, wanted);
+        .replace(&manifest.text, &manifest.images, &wanted);
     let after = replaced.map_err(|fault| PinError::At {
         path: manifest.path.clone(),
         fault: Box::new(fault),
     })?;
-    let changes = manifest.images.iter().zip(wanted);
+    let changes = manifest.images.iter().zip(&wanted);
     let changes = changes.filter_map(|(image, new)| {
         Some(Change {
             path: manifest.path.clone(),
@@ -271,12 +345,13 @@ fn edit(manifest: &Manifest, wanted: &[Option<New>]) -> Result<Edit, PinError> {
             after: new.as_ref()?.text.clone(),
         })
     });
-    Ok(Edit {
+    Ok(Some(Edit {
         path: manifest.path.clone(),
         before: Arc::clone(&manifest.text),
         after,
         changes: changes.collect(),
-    })
+        wanted,
+    }))
 }
 
 /// Writes all edits or none.

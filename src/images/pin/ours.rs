@@ -28,20 +28,39 @@ pub struct Ours {
 impl Ours {
     /// `components` are all that exist.
     pub fn new(components: Vec<String>, destination: &Destination, lock: &Lock) -> Self {
-        let now = components
+        let mut ours = Self::nowhere(components, lock);
+        ours.registry.clone_from(&destination.registry);
+        let now = ours
+            .components
             .iter()
             .map(|name| (destination.repository(name), name.clone()));
+        ours.repositories.extend(now.collect::<Vec<_>>());
+        ours
+    }
+
+    /// The components where nobody says at which registry: known are the places that the lock names.
+    pub fn nowhere(components: Vec<String>, lock: &Lock) -> Self {
         let before = lock
             .components
             .iter()
             .filter(|(name, _)| components.contains(name))
             .map(|(name, entry)| (entry.repository.clone(), name.clone()));
         Self {
-            repositories: before.chain(now).collect(),
-            registry: destination.registry.clone(),
+            repositories: before.collect(),
+            registry: DOCKER_HUB.to_owned(),
             components,
             kept: Vec::new(),
         }
+    }
+
+    /// Is there a component of this name?
+    pub fn is_component(&self, name: &str) -> bool {
+        self.named(name).is_some()
+    }
+
+    /// Are there no components?
+    pub fn is_empty(&self) -> bool {
+        self.components.is_empty()
     }
 
     /// Adds what the user says: `map` is repository -> component, `keep` are images to leave alone, with or without a tag.
@@ -94,15 +113,7 @@ impl Ours {
 
     /// All components, for messages: the one that resembles `image` most comes first.
     pub(super) fn nearest(&self, image: &str) -> String {
-        let name = last_part(image);
-        let mut names: Vec<&String> = self.components.iter().collect();
-        names.sort_by_cached_key(|component| distance(name, component));
-        let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
-        if names.is_empty() {
-            "there are none".to_owned()
-        } else {
-            names.join(", ")
-        }
+        by_resemblance(image, self.components.iter().map(String::as_str).collect())
     }
 
     /// Shall this image stay what it is?
@@ -136,6 +147,13 @@ impl Ours {
         let made_here = known && reference.tag().is_some_and(is_input_tag);
         self.named(repository.rsplit('/').next()?)
             .filter(|_| made_here)
+    }
+
+    /// The component that an image stands for if it is one that was pinned or tagged by us.
+    pub(super) fn pinned_component(&self, image: &str) -> Option<&str> {
+        let reference: Reference = image.parse().ok()?;
+        let made = reference.digest().is_some() || reference.tag().is_some_and(is_input_tag);
+        self.component_of(image).filter(|_| made)
     }
 
     /// The component that is called as an image that is not ours.
@@ -179,6 +197,17 @@ pub(super) fn name_of(image: &str) -> &str {
 
 fn last_part(image: &str) -> &str {
     name_of(image).rsplit('/').next().unwrap_or_default()
+}
+
+/// `names` for messages, the one that resembles `image` most first.
+pub(super) fn by_resemblance(image: &str, mut names: Vec<&str>) -> String {
+    let wanted = last_part(image);
+    names.sort_by_cached_key(|name| distance(wanted, last_part(name)));
+    if names.is_empty() {
+        "there are none".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 /// How many letters have to be typed, deleted or replaced to make one name of the other.

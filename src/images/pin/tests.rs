@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::images::destination::Destination;
-use crate::images::lock::{Entry, Lock};
+use crate::images::lock::{Entry, Lock, Original};
 use crate::images::registry::http::Endpoint;
 
 const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -201,9 +201,14 @@ fn what_merely_ends_in_a_components_name_is_somebody_elses() {
         let text = format!("containers:\n- image: {image}@{DIGEST}\n");
         assert_eq!(pinned(&text).unwrap(), text);
         assert!(
-            unpin(&[manifest(&text).unwrap()], &ours())
-                .unwrap()
-                .is_empty()
+            unpin(
+                &[manifest(&text).unwrap()],
+                &ours(),
+                &Originals::new(),
+                Path::new("images.lock")
+            )
+            .unwrap()
+            .is_empty()
         );
     }
 }
@@ -287,7 +292,13 @@ fn another_registry_is_ours_while_images_go_there_or_the_lock_says_so() {
         let references = BTreeMap::from([("app".to_owned(), reference("app"))]);
         let edits = pin(&manifests, &ours, &references).unwrap();
         assert_eq!(edits[0].changes[0].after, reference("app"));
-        let edits = unpin(&manifests, &ours).unwrap();
+        let edits = unpin(
+            &manifests,
+            &ours,
+            &Originals::new(),
+            Path::new("images.lock"),
+        )
+        .unwrap();
         assert_eq!(edits[0].changes[0].after, "app");
     }
     assert_eq!(ours().component_of(&image), None);
@@ -315,16 +326,29 @@ fn unpinning_gives_the_bare_name() {
         reference("app"),
         reference("1.5")
     );
-    let edit = unpin(&[manifest(&text).unwrap()], &ours())
-        .unwrap()
-        .remove(0);
+    let edit = unpin(
+        &[manifest(&text).unwrap()],
+        &ours(),
+        &Originals::new(),
+        Path::new("images.lock"),
+    )
+    .unwrap()
+    .remove(0);
     assert_eq!(
         edit.after,
         "containers:\n- image: app # c\n- image: '1.5'\n"
     );
     let plain = manifest(&format!("containers:\n- image: {}\n", reference("1.5"))).unwrap();
     assert_eq!(
-        unpin(&[plain], &ours()).unwrap().remove(0).after,
+        unpin(
+            &[plain],
+            &ours(),
+            &Originals::new(),
+            Path::new("images.lock")
+        )
+        .unwrap()
+        .remove(0)
+        .after,
         "containers:\n- image: \"1.5\"\n"
     );
 }
@@ -362,6 +386,190 @@ fn a_second_run_leaves_the_files_alone_and_a_failed_one_all_of_them() {
     fs::write(&first, "containers: []\n").unwrap();
     assert!(write(&edits).is_err());
     assert_eq!(fs::read_to_string(&first).unwrap(), "containers: []\n");
+}
+
+/// Pins and unpins `text` with what is remembered in between. The text pinned, and the text unpinned.
+fn round_trip(text: &str) -> Result<(String, String), PinError> {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, lock) = (
+        folder.path().join("m.yaml"),
+        folder.path().join("images.lock"),
+    );
+    fs::write(&path, text).unwrap();
+    let at = |text: &str| Manifest::parse(path.clone(), text.to_owned());
+    let references = BTreeMap::from(COMPONENTS.map(|name| (name.to_owned(), reference(name))));
+    let before = [at(text)?];
+    let edits = pin(&before, &ours(), &references)?;
+    let mut originals = record(&Originals::new(), &before, &edits, &ours(), &lock);
+    let pinned = edits.first().map_or(text, |edit| edit.after.as_str());
+    // Pinning again changes neither the text nor what is remembered.
+    let again = [at(pinned)?];
+    let edits = pin(&again, &ours(), &references)?;
+    assert!(edits.is_empty(), "{text:?}");
+    assert_eq!(
+        record(&originals, &again, &edits, &ours(), &lock),
+        originals
+    );
+    // Nor does pinning to something newer forget anything.
+    let newer = references.keys().map(|name| {
+        let digest = DIGEST.replace('0', "1");
+        (
+            name.clone(),
+            format!("docker.io/me/{name}:in-ba9876543210@{digest}"),
+        )
+    });
+    let edits = pin(&again, &ours(), &newer.collect())?;
+    originals = record(&originals, &again, &edits, &ours(), &lock);
+    let newest = edits.first().map_or(pinned, |edit| edit.after.as_str());
+    let edits = unpin(&[at(newest)?], &ours(), &originals, &lock)?;
+    let back = edits.first().map_or(newest, |edit| edit.after.as_str());
+    // Unpinning what is not pinned changes nothing.
+    assert!(unpin(&[at(back)?], &ours(), &Originals::new(), &lock)?.is_empty());
+    Ok((pinned.to_owned(), back.to_owned()))
+}
+
+#[test]
+fn unpinning_gives_back_every_byte() {
+    for text in [
+        "containers:\n- image: app # c\n- image: me/app:1\n- image: docker.io/me/app\r\n- image: 'app'\n",
+        "containers:\n- image: 1.5\n- image: \"1.5\"\n",
+        "containers:\n- image: \"a\\x70p\"\n- image: !!str app\n- image: &x \"app\"\n- image: *x\n",
+        "\u{feff}containers: [{image: app}, {image: >-\n me/app:3}]",
+        "containers:\n- image: >-\n    me/database:3\n- name: \"image: app\"\n  image: |\n    app",
+        "x-c: &c\n  image: app\ncontainers:\n- <<: *c\n  name: one\n- <<: [*c]\n",
+    ] {
+        if let Ok((pinned, back)) = round_trip(text) {
+            assert_ne!(pinned, text);
+            assert_eq!(back, text);
+        } else {
+            assert!(text.contains(">-\n me"), "{text:?}: {:?}", round_trip(text));
+        }
+    }
+}
+
+#[test]
+fn merged_and_aliased_containers_are_found() {
+    check("x: &c {image: @}\ncontainers:\n- <<: *c\n  name: a\n- *c\n- <<: [*c, {image: @}]\n");
+    check("x: &l\n- image: @\ncontainers: *l\ninitContainers: *l\n");
+    check("a: &a {image: @}\nb: &b {<<: *a}\ncontainers: [{<<: *b}]\n");
+    check("a: &a {reference: @}\nvolumes:\n- image: *a\n- image: {<<: *a}\n");
+    let error = pinned("a: &a {image: app}\ncontainers: [*a]\nother: *a\n").unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("m.yaml:3:8: this value is shared with the image in line 1"),
+        "{error}"
+    );
+    let error = pinned("containers:\n- &a {image: app}\nother: *a\n").unwrap_err();
+    assert!(error.to_string().starts_with("m.yaml:3:8: "), "{error}");
+}
+
+#[test]
+fn no_depth_overflows_the_stack() {
+    for (text, fine) in [
+        ("[".repeat(100_000), false),
+        ("- ".repeat(20_000), true),
+        (format!("{}a", "? ".repeat(20_000)), true),
+        (format!("{}{}", "[".repeat(200), "]".repeat(200)), true),
+        (
+            (0..3000)
+                .map(|depth| format!("{}a:\n", " ".repeat(depth)))
+                .collect(),
+            true,
+        ),
+    ] {
+        assert_eq!(pinned(&text).is_ok(), fine, "{}", &text[..10]);
+    }
+}
+
+#[test]
+fn what_is_remembered_follows_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("k8s")).unwrap();
+    let path = folder.path().join("k8s/m.yaml");
+    let lock = folder.path().join("images.lock");
+    let references = BTreeMap::from(COMPONENTS.map(|name| (name.to_owned(), reference(name))));
+    let foreign = format!(
+        "containers:\n- image: {}\n- image: me/app:2\n- image: app\n",
+        reference("app")
+    );
+    fs::write(&path, &foreign).unwrap();
+    let read_again = || read(&[folder.path().join("k8s")]).unwrap();
+    let before = read_again();
+    let edits = pin(&before, &ours(), &references).unwrap();
+    let mut known = Originals::from([("gone.yaml".to_owned(), Vec::new())]);
+    known = record(&known, &before, &edits, &ours(), &lock);
+    let original = |text: Option<&str>| Original {
+        image: "app".to_owned(),
+        text: text.map(str::to_owned),
+    };
+    let expected = vec![
+        original(None),
+        original(Some("me/app:2")),
+        original(Some("app")),
+    ];
+    assert_eq!(
+        known,
+        Originals::from([("k8s/m.yaml".to_owned(), expected)])
+    );
+    write(&edits).unwrap();
+    // Somebody pinned the first one by hand: nothing but its component's name is known of it.
+    let edits = unpin(&read_again(), &ours(), &known, &lock).unwrap();
+    assert_eq!(
+        edits[0].after,
+        "containers:\n- image: app\n- image: me/app:2\n- image: app\n"
+    );
+    assert_eq!(forget(&known, &read_again(), &lock), Originals::new());
+    fs::remove_file(&path).unwrap();
+    assert_eq!(forget(&known, &[], &lock), Originals::new());
+}
+
+#[test]
+fn given_digests_need_no_components() {
+    let none = Ours::nowhere(Vec::new(), &Lock::default());
+    let text = "containers:\n- image: web:1\n- image: ghcr.io/acme/api:2\n- image: redis:7\n";
+    let manifests = [manifest(text).unwrap()];
+    let set = |pairs: &[(&str, &str)], ours: &Ours| -> Result<String, String> {
+        let pairs: Vec<(String, String)> = pairs
+            .iter()
+            .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+            .collect();
+        let given = Given::new(&pairs, ours).map_err(|error| error.to_string())?;
+        let edits = futures::executor::block_on(pin_given(&manifests, ours, &given, None));
+        let edits = edits.map_err(|error| error.to_string())?;
+        Ok(edits.into_iter().map(|edit| edit.after).collect())
+    };
+    let (web, api) = (
+        format!("ghcr.io/acme/web@{DIGEST}"),
+        format!("ghcr.io/acme/api:3@{DIGEST}"),
+    );
+    let expected = text
+        .replace("web:1", &web)
+        .replace("ghcr.io/acme/api:2", &api);
+    assert_eq!(
+        set(&[("web", &web), ("ghcr.io/acme/api", &api)], &none).unwrap(),
+        expected
+    );
+    // The repository that it is set to says which image is meant, too.
+    assert!(set(&[("api", &api)], &none).unwrap().contains(&api));
+    for (pairs, message) in [
+        (
+            vec![("wep", web.as_str())],
+            "--set wep: no manifest has such an image; they have: web, ",
+        ),
+        (vec![("web", "ghcr.io/acme/web:1")], "with its digest"),
+        (vec![("web", &web), ("web", &api)], "given twice"),
+        (
+            vec![("one", &web), ("two", &web)],
+            "`ghcr.io/acme/web` is ambiguous",
+        ),
+    ] {
+        let error = set(&pairs, &none).unwrap_err();
+        assert!(error.contains(message), "{error}");
+    }
+    // Docker Hub's `web` is not the component `web`.
+    let one = Ours::nowhere(vec!["web".to_owned()], &Lock::default());
+    assert!(set(&[("web", &web)], &one).is_err());
 }
 
 /// Text that may stand around an image without changing what the image is.
@@ -413,6 +621,8 @@ proptest! {
         let text = template.replace('@', "app");
         if let Ok(result) = pinned(&text) {
             prop_assert_eq!(result, template.replace('@', &reference("app")));
+            let (_, back) = round_trip(&text).unwrap();
+            prop_assert_eq!(back, text);
         } else {
             prop_assert!(before.contains("? complex") && after.contains("? complex"), "{}", text);
         }

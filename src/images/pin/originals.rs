@@ -1,0 +1,157 @@
+//! What stood in manifests before images were pinned, so that unpinning gives back the same bytes.
+//!
+//! Kept in `images.lock` by file, in the file's order. Boundary: decides what is remembered; [`crate::images::lock`] stores it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Component, Path, PathBuf};
+
+use super::edit::New;
+use super::{Edit, ImageScalar, Manifest, Ours, is_pinned};
+use crate::images::lock::Original;
+
+/// File, relative to the lock's folder -> its images in order.
+pub type Originals = BTreeMap<String, Vec<Original>>;
+
+/// What is to be remembered when `edits`, which pin images of `manifests`, are written.
+pub fn record(
+    known: &Originals,
+    manifests: &[Manifest],
+    edits: &[Edit],
+    ours: &Ours,
+    lock: &Path,
+) -> Originals {
+    let mut originals = known.clone();
+    for manifest in manifests {
+        let file = relative(&manifest.path, lock);
+        let mut before = Queues::new(known.get(&file));
+        let edit = edits.iter().find(|edit| edit.path == manifest.path);
+        let all = manifest.images.iter().enumerate().map(|(index, image)| {
+            let new = edit.and_then(|edit| edit.wanted.get(index)?.as_ref());
+            let value = new
+                .and_then(|new| new.says.as_ref())
+                .unwrap_or(&image.value);
+            let kept = before.take(image, ours).flatten();
+            let text = if is_pinned(&image.value) {
+                kept
+            } else {
+                new.map(|_| manifest.written(image).to_owned())
+            };
+            Original {
+                image: key(value, ours),
+                text,
+            }
+        });
+        let mut all: Vec<Original> = all.collect();
+        // Which of several equal images it was matters, and nothing of the others.
+        let remembered: Vec<String> = all
+            .iter()
+            .filter(|original| original.text.is_some())
+            .map(|original| original.image.clone())
+            .collect();
+        all.retain(|original| remembered.contains(&original.image));
+        if all.is_empty() {
+            originals.remove(&file);
+        } else {
+            originals.insert(file, all);
+        }
+    }
+    without_gone(originals, lock)
+}
+
+/// What remains to be remembered after the images of `manifests` were unpinned.
+pub fn forget(known: &Originals, manifests: &[Manifest], lock: &Path) -> Originals {
+    let mut originals = known.clone();
+    for manifest in manifests {
+        originals.remove(&relative(&manifest.path, lock));
+    }
+    without_gone(originals, lock)
+}
+
+/// What takes each image's place when it is unpinned.
+pub(super) fn restore(
+    known: &Originals,
+    manifest: &Manifest,
+    ours: &Ours,
+    lock: &Path,
+) -> Vec<Option<New>> {
+    let mut before = Queues::new(known.get(&relative(&manifest.path, lock)));
+    let images = manifest.images.iter();
+    let restored = images.map(|image| {
+        let original = before.take(image, ours).flatten();
+        match original.filter(|_| is_pinned(&image.value)) {
+            Some(text) => Some(New { text, says: None }),
+            None => ours
+                .pinned_component(&image.value)
+                .map(|component| New::named(super::bare(component, image.plain))),
+        }
+    });
+    restored.collect()
+}
+
+/// The originals of one file, in order for each image.
+struct Queues<'known>(BTreeMap<&'known str, VecDeque<Option<&'known str>>>);
+
+impl<'known> Queues<'known> {
+    fn new(known: Option<&'known Vec<Original>>) -> Self {
+        let mut queues: BTreeMap<&str, VecDeque<Option<&str>>> = BTreeMap::new();
+        for original in known.into_iter().flatten() {
+            let queue = queues.entry(&original.image).or_default();
+            queue.push_back(original.text.as_deref());
+        }
+        Self(queues)
+    }
+
+    fn take(&mut self, image: &ImageScalar, ours: &Ours) -> Option<Option<String>> {
+        // A component may have been recorded before it was known as one.
+        let plain = without_digest(&image.value);
+        let key = key(&image.value, ours);
+        let queue = match self.0.get_mut(key.as_str()) {
+            Some(queue) => Some(queue),
+            None => self.0.get_mut(plain),
+        };
+        queue?.pop_front().map(|text| text.map(str::to_owned))
+    }
+}
+
+fn key(value: &str, ours: &Ours) -> String {
+    let component = ours.component_of(value);
+    component
+        .unwrap_or_else(|| without_digest(value))
+        .to_owned()
+}
+
+pub(super) fn without_digest(image: &str) -> &str {
+    image.split('@').next().unwrap_or_default()
+}
+
+fn without_gone(mut originals: Originals, lock: &Path) -> Originals {
+    let folder = folder_of(lock);
+    originals.retain(|file, _| folder.join(file).is_file());
+    originals
+}
+
+fn folder_of(lock: &Path) -> PathBuf {
+    let folder = match lock.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned())
+}
+
+/// `file` as the lock calls it: relative to the lock's folder, with `/`.
+fn relative(file: &Path, lock: &Path) -> String {
+    let folder = folder_of(lock);
+    let folder = folder.canonicalize().unwrap_or(folder);
+    let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    let common = folder
+        .components()
+        .zip(file.components())
+        .take_while(|(one, other)| one == other)
+        .count();
+    let up = folder.components().skip(common).map(|_| "..".into());
+    let down = file.components().skip(common).map(|part| match part {
+        Component::Normal(name) => name.to_string_lossy(),
+        _ => "".into(),
+    });
+    up.chain(down).collect::<Vec<_>>().join("/")
+}
