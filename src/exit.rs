@@ -30,6 +30,8 @@ pub enum Exit {
     PinMissing = 12,
     /// `images check`: a tag leads to another digest than the pinned one.
     TagMoved = 13,
+    /// `images reproduce`: two builds of the same sources differ.
+    NotReproducible = 14,
     /// Stopped by Ctrl-C; run the same command again to go on.
     Interrupted = 130,
 }

@@ -128,6 +128,11 @@ file here; the lock; the sources as they are; the cluster. So is every digest th
 kept images consist of or are signed by.\n\nExamples:\n  orch images gc                      what would go, and why the rest stays\n  orch images gc --delete\n  orch images gc --keep in-0123456789ab --delete"
     )]
     Gc(GcArgs),
+    /// Build twice without any earlier result, and name the layers and files that differ; push nothing
+    #[command(
+        after_help = "Exit status:\n  0   both builds have one digest\n  14  they differ\n\nExamples:\n  orch images reproduce rabbitmq\n  orch images reproduce --output json | jq '.[].differences[]'"
+    )]
+    Reproduce(ReproduceArgs),
     /// Write digests into manifests, without building or pushing anything
     #[command(
         after_help = "Examples:\n  orch images pin                     what images.lock says\n  orch images pin --upstream          redis:7 becomes redis:7@sha256:...\n  orch images pin --upstream --update tags that moved since\n  orch images pin --set web=ghcr.io/acme/web@sha256:0f3c... --manifests k8s/\n  orch images pin --map acme/web=web  manifests say acme/web for the component web\n\nAll files are changed or none, and only the bytes of images' names."
@@ -163,6 +168,16 @@ pub struct UnpinArgs {
     /// Say what would be changed and change nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Arguments of `orch images reproduce`.
+#[derive(Debug, Args)]
+pub struct ReproduceArgs {
+    /// Components [default: those that manifests use]
+    pub names: Vec<String>,
+    /// Components at the same time [default: orch.yaml, or 2]
+    #[arg(long, short, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub jobs: Option<usize>,
 }
 
 /// Arguments of `orch images push`.

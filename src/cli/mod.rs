@@ -26,9 +26,10 @@ Examples:
 
 Exit codes:
   0 done   1 unforeseen   2 usage   3 bad input   4 this host   5 machines
-  6 build  7 registry     8 apply   10-13 images check   130 interrupted
+  6 build  7 registry     8 apply   10-13 images check
+  14 images reproduce     130 interrupted
 
-orch reads NO_COLOR, ORCH_CACHE, DOCKER_HUB_USERNAME and the usual proxy variables."
+orch reads NO_COLOR, ORCH_CACHE, ORCH_BUILDER, DOCKER_HUB_USERNAME and the usual proxy variables."
 )]
 pub struct Cli {
     /// The cluster's description

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::images_why;
+use super::{images_reproduce, images_why};
 use crate::cli::images::{BuilderName, CommonArgs, ImagesArgs, ImagesCommand};
 use crate::exit::{Exit, WithExit};
 use crate::images::ImageError;
@@ -284,6 +284,16 @@ async fn dispatch(
                     json: json!(collected),
                 },
             ))
+        }
+        ImagesCommand::Reproduce(reproduce) => {
+            let pipeline = make(Choice {
+                names: reproduce.names,
+                jobs: reproduce.jobs,
+                ..Choice::default()
+            })?;
+            let found = coded(pipeline.reproduce().await)?;
+            let (exit, plain, json) = images_reproduce::result(&found);
+            Ok((exit, Text { plain, json }))
         }
         ImagesCommand::Pin(pin) => {
             let choice = PinChoice {

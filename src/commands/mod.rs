@@ -8,6 +8,7 @@ mod create;
 mod doctor;
 pub mod images;
 mod images_gc;
+mod images_reproduce;
 mod images_why;
 mod kubeconfig;
 mod machines;

@@ -7,6 +7,7 @@
 
 pub mod bases;
 pub mod check;
+pub mod compare;
 pub mod component;
 pub mod context;
 pub mod destination;

@@ -6,6 +6,7 @@ pub mod collect;
 mod gather;
 mod perform;
 mod pin;
+pub mod reproduce;
 mod schedule;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -166,6 +166,21 @@ impl Pipeline {
         let Some(input) = planned.inputs.get(&component) else {
             return Err(build::BuildError::NoImage { component }.into());
         };
+        let tags = self.engine_tags(&source.component, input);
+        self.build_as(source, step, &tags, foundations, self.settings.refresh)
+            .await
+    }
+
+    /// Builds all platforms of a component, each under its own one of `tags`; `cold` without results of earlier builds.
+    pub(super) async fn build_as(
+        &self,
+        source: &Source,
+        step: &Step,
+        tags: &[String],
+        foundations: &Foundations,
+        cold: bool,
+    ) -> Result<Vec<String>, ImageError> {
+        let component = step.component.clone();
         let reason = step.reason.clone();
         self.reporter.event(ImageEvent::BuildStarted {
             component: component.clone(),
@@ -173,8 +188,7 @@ impl Pipeline {
         });
         let started = Instant::now();
         let mut images = Vec::new();
-        let tags = self.engine_tags(&source.component, input);
-        for (platform, tag) in source.component.platforms.iter().zip(&tags) {
+        for (platform, tag) in source.component.platforms.iter().zip(tags) {
             let request = build::Request {
                 component: &source.component,
                 platform,
@@ -182,7 +196,7 @@ impl Pipeline {
                 context_hash: source.contents.hash(),
                 dockerfile: foundations.dockerfile(source, platform)?,
                 tag,
-                refresh: self.settings.refresh,
+                refresh: cold,
             };
             images.push(build::build(&self.engine, request, self.reporter.as_ref()).await?);
         }

@@ -5,12 +5,13 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::sync::{Arc, Mutex, mpsc};
 
+use flate2::read::MultiGzDecoder;
 use flate2::{Compression, GzBuilder};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use super::{Image, Layer, LayerError, LayerStore};
+use super::{Compressed, Image, Layer, LayerError, LayerStore, times};
 use crate::images::event::{ImageEvent, Reporter};
 use crate::images::hash::Sha256Digest;
 
@@ -56,7 +57,7 @@ struct SavedImage {
 impl Export {
     pub(super) fn run(&self, archive: File) -> Result<Image, LayerError> {
         let compressors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let finished: Mutex<BTreeMap<Sha256Digest, Layer>> = Mutex::default();
+        let finished: Mutex<BTreeMap<Sha256Digest, Compressed>> = Mutex::default();
         // Bounded: reading waits for compressing, so no more than a few layers lie around uncompressed.
         let (sender, receiver) = mpsc::sync_channel::<Job>(compressors);
         // Owned by the compressors alone: when the last one has failed, sending fails as well instead of waiting.
@@ -105,7 +106,7 @@ impl Export {
     fn read_members(
         &self,
         archive: File,
-        finished: &Mutex<BTreeMap<Sha256Digest, Layer>>,
+        finished: &Mutex<BTreeMap<Sha256Digest, Compressed>>,
         compressors: &mpsc::SyncSender<Job>,
     ) -> Result<BTreeMap<String, Member>, LayerError> {
         let mut members = BTreeMap::new();
@@ -201,7 +202,7 @@ impl Export {
         Ok((digest.into(), file))
     }
 
-    fn compress(&self, job: Job) -> Result<Layer, LayerError> {
+    fn compress(&self, job: Job) -> Result<Compressed, LayerError> {
         let turn = self.store.turn(&job.diff_id);
         let _turn = turn.lock();
         if let Some(layer) = self.store.layer(&job.diff_id) {
@@ -216,24 +217,23 @@ impl Export {
         let target = self.store.temporary()?;
         let compressed_already = is_gzip(&mut source).map_err(failed)?;
         let mut writer = Hashing::new(BufWriter::with_capacity(CHUNK, target));
-        if compressed_already {
+        let builder = GzBuilder::new().mtime(0).operating_system(UNKNOWN_SYSTEM);
+        let mut encoder = Hashing::new(builder.write(&mut writer, Compression::new(LEVEL)));
+        let mut source = io::BufReader::with_capacity(CHUNK, source);
+        let copied = if compressed_already {
             // Engines with the containerd store save layers as they were pulled.
-            io::copy(&mut source, &mut writer).map_err(failed)?;
+            times::copy(&mut MultiGzDecoder::new(source), &mut encoder)
         } else {
-            let builder = GzBuilder::new().mtime(0).operating_system(UNKNOWN_SYSTEM);
-            let mut encoder = builder.write(&mut writer, Compression::new(LEVEL));
-            let mut buffer = vec![0; CHUNK];
-            loop {
-                let count = source.read(&mut buffer).map_err(failed)?;
-                if count == 0 {
-                    break;
-                }
-                encoder
-                    .write_all(buffer.get(..count).unwrap_or_default())
-                    .map_err(failed)?;
+            times::copy(&mut source, &mut encoder)
+        };
+        copied.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                self.bad(format!("the layer {}: {error}", job.diff_id))
             }
-            encoder.finish().map_err(failed)?;
-        }
+            _ => failed(error),
+        })?;
+        let (encoder, diff_id, _) = encoder.finish();
+        encoder.finish().map_err(failed)?;
         let (writer, digest, size) = writer.finish();
         let target = writer
             .into_inner()
@@ -248,14 +248,18 @@ impl Export {
             path: blob,
             source: error.error,
         })?;
+        let layer = Compressed {
+            diff_id: diff_id.to_string(),
+            layer,
+        };
         let record = serde_json::to_vec(&layer).map_err(|error| failed(error.into()))?;
         self.store
             .write(&self.store.layer_record(&job.diff_id), &record)?;
         self.reporter.event(ImageEvent::LayerCompressed {
             component: self.component.clone(),
-            digest: layer.digest.clone(),
+            digest: layer.layer.digest.clone(),
             uncompressed: job.size,
-            compressed: layer.size,
+            compressed: layer.layer.size,
         });
         Ok(layer)
     }
@@ -263,7 +267,7 @@ impl Export {
     fn assemble(
         &self,
         members: &BTreeMap<String, Member>,
-        finished: &BTreeMap<Sha256Digest, Layer>,
+        finished: &BTreeMap<Sha256Digest, Compressed>,
     ) -> Result<Image, LayerError> {
         let Some(Member::Memory(manifest)) = members.get("manifest.json") else {
             return Err(self.bad("it holds no manifest.json"));
@@ -276,7 +280,7 @@ impl Export {
         let Some(Member::Memory(config)) = members.get(&saved.config) else {
             return Err(self.bad(format!("it lacks the configuration {}", saved.config)));
         };
-        let mut layers = Vec::new();
+        let (mut layers, mut diff_ids) = (Vec::new(), Vec::new());
         for path in &saved.layers {
             let mut member = members.get(path);
             if let Some(Member::Link(target)) = member {
@@ -286,14 +290,14 @@ impl Export {
                 Some(Member::Layer(diff_id)) => finished.get(diff_id),
                 _ => None,
             };
-            layers.push(
-                layer
-                    .cloned()
-                    .ok_or_else(|| self.bad(format!("it lacks the layer {path}")))?,
-            );
+            let layer = layer.ok_or_else(|| self.bad(format!("it lacks the layer {path}")))?;
+            layers.push(layer.layer.clone());
+            diff_ids.push(layer.diff_id.clone());
         }
+        let config = times::configuration(config, &diff_ids)
+            .map_err(|error| self.bad(format!("{}: {error}", saved.config)))?;
         Ok(Image {
-            config: config.clone().into(),
+            config: config.into(),
             layers,
         })
     }
@@ -315,7 +319,7 @@ fn resolve(path: &str, target: &str) -> String {
     parts.join("/")
 }
 
-fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub(super) fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         let count = reader.read(rest)?;
@@ -378,12 +382,23 @@ mod tests {
     use crate::images::engine::Engine;
     use crate::images::event::Recorder;
 
+    fn layer(number: usize) -> Vec<u8> {
+        let mut layer = tar::Builder::new(Vec::new());
+        let content = number.to_le_bytes().repeat(16 * 1024);
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        layer
+            .append_data(&mut header, "file", content.as_slice())
+            .unwrap();
+        layer.into_inner().unwrap()
+    }
+
     /// More layers than the compressors and their queue hold, and more bytes than a pipe does.
     fn archive(path: &Path) -> Vec<Sha256Digest> {
         let count = 3 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get) + 3;
         let mut archive = tar::Builder::new(File::create(path).unwrap());
         let layers = (0..count).map(|number| {
-            let content = number.to_le_bytes().repeat(16 * 1024);
+            let content = layer(number);
             let mut header = tar::Header::new_gnu();
             header.set_size(content.len() as u64);
             header.set_mode(0o644);

@@ -1,11 +1,12 @@
 //! From an image in the engine to blobs on disk: every layer is compressed once, in parallel, with fixed settings.
 //!
 //! `docker save` gives uncompressed layers with any engine. They are written to disk as they come (memory stays flat however
-//! large an image is), hashed on the way, and compressed unless the cache knows their diffID. Cache layout below its root:
-//! `layers/<settings>/<diffID>.json` says which blob a layer became, `images/<ID>.json` which layers an image has,
+//! large an image is), hashed on the way, and compressed unless the cache knows their diffID. On the way they lose what only says
+//! when they were built ([`times`]). Cache layout below its root: `layers/<settings>-<diffID>.json` says which blob a layer became, `images/<ID>.json` which layers an image has,
 //! `blobs/<digest>` holds the bytes. Everything in it can be deleted at any time.
 
 mod export;
+mod times;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -74,10 +75,19 @@ pub struct Layer {
 /// An image as it goes to a registry.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// The configuration, byte for byte as the engine wrote it.
+    /// The configuration, as the engine wrote it but for the time of building.
     pub config: Bytes,
     /// Layers from the bottom.
     pub layers: Vec<Layer>,
+}
+
+/// What became of a layer that the engine saved.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Compressed {
+    /// Digest of the bytes that were compressed.
+    diff_id: String,
+    #[serde(flatten)]
+    layer: Layer,
 }
 
 /// What the cache knows about an image.
@@ -238,15 +248,19 @@ impl LayerStore {
     }
 
     fn record(&self, image: &str) -> PathBuf {
-        self.root
-            .join("images")
-            .join(format!("{}.json", image.trim_start_matches("sha256:")))
+        self.root.join("images").join(format!(
+            "{}-{}.json",
+            times::RULES,
+            image.trim_start_matches("sha256:")
+        ))
     }
 
     fn layer_record(&self, diff_id: &Sha256Digest) -> PathBuf {
-        self.root
-            .join("layers")
-            .join(format!("{COMPRESSION}-{}.json", diff_id.hex()))
+        self.root.join("layers").join(format!(
+            "{COMPRESSION}-{}-{}.json",
+            times::RULES,
+            diff_id.hex()
+        ))
     }
 
     fn turn(&self, diff_id: &Sha256Digest) -> Arc<Mutex<()>> {
@@ -256,10 +270,10 @@ impl LayerStore {
             .unwrap_or_default()
     }
 
-    fn layer(&self, diff_id: &Sha256Digest) -> Option<Layer> {
-        let layer: Layer =
+    fn layer(&self, diff_id: &Sha256Digest) -> Option<Compressed> {
+        let known: Compressed =
             serde_json::from_slice(&fs::read(self.layer_record(diff_id)).ok()?).ok()?;
-        self.has(&layer).then_some(layer)
+        self.has(&known.layer).then_some(known)
     }
 
     fn has(&self, layer: &Layer) -> bool {
