@@ -401,10 +401,8 @@ impl<'text, 'roles> Walk<'text, 'roles> {
         let written = match style {
             ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
                 let quoted = without_properties(raw);
-                let inside = quoted.get(1..quoted.len().saturating_sub(1));
-                inside.map(|inside| {
-                    raw.len() - quoted.len() + 1..raw.len() - quoted.len() + 1 + inside.len()
-                })
+                let first = raw.len() - quoted.len() + 1;
+                inside_quotes(quoted).map(|inside| first..first + inside)
             }
             ScalarStyle::Plain => {
                 let text = raw.trim_end();
@@ -440,7 +438,7 @@ impl<'text, 'roles> Walk<'text, 'roles> {
 
 /// A quoted scalar without the anchor, tag and comments in front of its quote.
 fn without_properties(raw: &str) -> &str {
-    let mut rest = raw.trim();
+    let mut rest = raw.trim_start();
     loop {
         let skipped = match rest.chars().next() {
             Some('&' | '!') => rest.find(char::is_whitespace),
@@ -452,6 +450,32 @@ fn without_properties(raw: &str) -> &str {
             None => return rest,
         }
     }
+}
+
+/// Bytes between the quote that `text` begins with and the one that ends it. What follows is not looked at: the parser counts
+/// blanks behind a quote to the scalar.
+fn inside_quotes(text: &str) -> Option<usize> {
+    let mut characters = text.char_indices();
+    let (_, quote) = characters.next()?;
+    let mut escaped = false;
+    while let Some((at, character)) = characters.next() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' if quote == '"' => escaped = true,
+            '\'' if quote == '\'' => {
+                if !text
+                    .get(at + 1..)
+                    .is_some_and(|rest| rest.starts_with('\''))
+                {
+                    return Some(at - 1);
+                }
+                characters.next();
+            }
+            '"' if quote == '"' => return Some(at - 1),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Turns the parser's offsets, which count characters, into bytes. Cheap as long as they grow.
