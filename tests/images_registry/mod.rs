@@ -10,19 +10,16 @@ pub(crate) struct RealRegistry {
 
 impl RealRegistry {
     pub(crate) fn start() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let image = run(Command::new(assert_cmd::cargo::cargo_bin("orch"))
-            .args(["images", "build", "registry"])
-            .current_dir(root)
-            .env_remove("ORCH_FILE"));
-        let container = run(Command::new("docker").args([
-            "run",
-            "--detach",
-            "--rm",
-            "--publish",
-            "127.0.0.1:0:5000",
-            &image,
-        ]));
+        Self::start_with(&[])
+    }
+
+    /// With further options of `docker run`.
+    pub(crate) fn start_with(options: &[&str]) -> Self {
+        let image = image();
+        let container = run(Command::new("docker")
+            .args(["run", "--detach", "--rm", "--publish", "127.0.0.1:0:5000"])
+            .args(options)
+            .arg(&image));
         let port = run(Command::new("docker").args(["port", &container, "5000/tcp"]));
         let registry = Self {
             container,
@@ -57,6 +54,15 @@ impl RealRegistry {
     pub(crate) fn json(&self, path: &str, accept: &str) -> serde_json::Value {
         serde_json::from_str(&self.get(path, accept).unwrap()).unwrap()
     }
+}
+
+/// Builds the registry's image, unless it is there, and says what it is called.
+pub(crate) fn image() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    run(Command::new(assert_cmd::cargo::cargo_bin("orch"))
+        .args(["images", "build", "registry"])
+        .current_dir(root)
+        .env_remove("ORCH_FILE"))
 }
 
 impl Drop for RealRegistry {
