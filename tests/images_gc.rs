@@ -1,5 +1,9 @@
 //! `orch images gc` against the real registry, a real git repository, and what a cluster says it runs.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
 
 #[allow(
     dead_code,

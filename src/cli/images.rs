@@ -43,6 +43,15 @@ pub struct CommonArgs {
     /// Talk plain HTTP to the registry; loopback addresses always do
     #[arg(long, global = true, help_heading = "Images")]
     pub plain_http: bool,
+    /// Certificate of a CA that registries may have theirs from, in PEM form, besides those that the system trusts
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "ORCH_CA_FILE",
+        help_heading = "Images"
+    )]
+    pub ca_file: Option<PathBuf>,
     /// Platforms of the images, separated by commas; several make an index [default: orch.yaml, or this host's]
     #[arg(
         long = "platform",

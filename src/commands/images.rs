@@ -44,6 +44,8 @@ pub struct ImageSettings {
     pub registry: String,
     /// Namespace at the registry.
     pub namespace: Option<String>,
+    /// Certificate of a further CA that registries may have theirs from.
+    pub ca_file: Option<PathBuf>,
     /// The project's folder.
     pub root: PathBuf,
     /// The cluster's kubeconfig, if there is one.
@@ -74,6 +76,7 @@ impl Default for ImageSettings {
             bases: crate::project::cache_directory().join("bases"),
             registry: DOCKER_HUB.to_owned(),
             namespace: None,
+            ca_file: None,
             root: ".".into(),
             kubeconfig: None,
             cluster: "orch".to_owned(),
@@ -136,12 +139,14 @@ fn destination(settings: &ImageSettings, plain_http: bool) -> Result<Destination
         cluster: settings.cluster.clone(),
         port: settings.stand_in_port,
     };
-    Destination::choose(
+    let mut destination = Destination::choose(
         &settings.registry,
         settings.namespace.as_deref(),
         plain_http,
         stand_in,
-    )
+    )?;
+    destination.endpoint.ca_file.clone_from(&settings.ca_file);
+    Ok(destination)
 }
 
 /// All components. Platforms of the command line are those of this run, whatever the descriptions say.
@@ -378,6 +383,7 @@ fn merge(mut settings: ImageSettings, common: &CommonArgs) -> Result<ImageSettin
         BuilderName::Podman => Wanted::Podman,
         BuilderName::Buildah => Wanted::Buildah,
     };
+    settings.ca_file = common.ca_file.clone().or(settings.ca_file);
     let named = common.namespace.clone().filter(|name| !name.is_empty());
     settings.namespace = named.or(settings.namespace);
     let mut given: BTreeMap<String, String> = BTreeMap::new();

@@ -140,6 +140,7 @@ pub struct Bases {
     meter: Arc<Meter>,
     known: BTreeMap<String, Identity>,
     reachable: BTreeMap<String, bool>,
+    ca_file: Option<PathBuf>,
 }
 
 impl Bases {
@@ -164,7 +165,15 @@ impl Bases {
             meter,
             known,
             reachable: BTreeMap::new(),
+            ca_file: None,
         }
+    }
+
+    /// Trusts a further CA.
+    #[must_use]
+    pub fn trusting(mut self, ca_file: Option<PathBuf>) -> Self {
+        self.ca_file = ca_file;
+        self
     }
 
     /// The identities for the lock, of the given references only: what is no longer used is forgotten.
@@ -329,7 +338,7 @@ impl Bases {
         registry: &str,
         repositories: &[String],
     ) -> Result<HttpRegistry, RegistryError> {
-        let endpoint = Endpoint::of(registry, false)?;
+        let endpoint = Endpoint::of(registry, false)?.trusting(self.ca_file.clone());
         let credential = credentials::find(registry)?;
         HttpRegistry::new(
             endpoint,

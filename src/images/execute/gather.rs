@@ -95,6 +95,7 @@ impl Pipeline {
             Arc::clone(&self.meter),
             Arc::clone(&self.reporter),
         )
+        .trusting(self.destination.endpoint.ca_file.clone())
     }
 
     /// Names everything, asking about bases that the lock does not know.

@@ -19,6 +19,9 @@ const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 /// Taken off a lifetime, so that a token does not expire on the way.
 const MARGIN: Duration = Duration::from_secs(10);
 
+/// How long a token server may take for a refresh.
+const FORM_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// What has to be put into a request.
 pub(super) enum Authorization {
     None,
@@ -69,9 +72,13 @@ fn secret<'de, D: Deserializer<'de>>(
 /// Where and with what to ask for tokens.
 pub(super) struct TokenSource<'a> {
     pub(super) client: &'a reqwest::Client,
+    /// Follows no redirect: for bodies with a secret in them.
+    pub(super) forms: &'a reqwest::Client,
     pub(super) credential: Option<&'a Credential>,
     pub(super) meter: &'a Meter,
     pub(super) host: &'a str,
+    /// Does the registry speak TLS? Then the token server must, too.
+    pub(super) secure: bool,
 }
 
 impl State {
@@ -142,15 +149,19 @@ impl TokenSource<'_> {
         scopes: &BTreeSet<String>,
     ) -> Result<Token, RegistryError> {
         let operation = format!("getting a token from {realm}");
-        let failed = |source| RegistryError::Interrupted {
-            operation: operation.clone(),
-            host: self.host.to_owned(),
-            source,
-        };
         let mut url = url::Url::parse(realm).map_err(|error| RegistryError::Protocol {
             operation: operation.clone(),
             reason: format!("the registry names a token server that is no URL: {error}"),
         })?;
+        let host = url.host_str().unwrap_or(self.host).to_owned();
+        let failed = |source| super::http::broken(&operation, &host, source);
+        if self.secure && url.scheme() != "https" {
+            return Err(RegistryError::Protocol {
+                operation: operation.clone(),
+                reason: "the registry names a token server without TLS, which gets no password"
+                    .to_owned(),
+            });
+        }
         self.meter.request();
         let request = match self.credential {
             Some(Credential::IdentityToken(token)) => {
@@ -162,8 +173,9 @@ impl TokenSource<'_> {
                     .append_pair("scope", &joined);
                 form.append_pair("refresh_token", token);
                 let body = form.finish();
-                self.client
+                self.forms
                     .post(url)
+                    .timeout(FORM_TIMEOUT)
                     .header(
                         reqwest::header::CONTENT_TYPE,
                         "application/x-www-form-urlencoded",

@@ -95,6 +95,24 @@ pub enum RegistryError {
         /// What is missing or wrong in the answer.
         reason: String,
     },
+    /// TLS did not come about.
+    #[error("{operation}: no TLS connection to {host}: {reason}")]
+    Tls {
+        /// What was asked for.
+        operation: String,
+        /// Host and port.
+        host: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A certificate or key for TLS cannot be used.
+    #[error("cannot use {path} for TLS: {reason}")]
+    Certificate {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The registry deletes nothing.
     #[error("{operation}: the registry deletes nothing ({reason}): {advice}")]
     NoDelete {

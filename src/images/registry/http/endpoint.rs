@@ -1,5 +1,7 @@
 //! Where a registry is, and whether plain HTTP may be spoken there.
 
+use std::path::PathBuf;
+
 use url::Url;
 
 use crate::images::registry::RegistryError;
@@ -9,6 +11,10 @@ use crate::images::registry::RegistryError;
 pub struct Endpoint {
     /// Base URL, e.g. `https://registry-1.docker.io/`.
     pub url: Url,
+    /// The registry's name in references: that of its folder with certificates.
+    pub name: String,
+    /// The certificate of a CA that is trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl Endpoint {
@@ -22,14 +28,26 @@ impl Endpoint {
             operation: format!("using registry `{registry}`"),
             reason,
         };
+        let at = |url| Self {
+            url,
+            name: registry.to_owned(),
+            ca_file: None,
+        };
         let secure =
             Url::parse(&format!("https://{host}/")).map_err(|error| invalid(error.to_string()))?;
         if !plain_http && !is_loopback(&secure) {
-            return Ok(Self { url: secure });
+            return Ok(at(secure));
         }
         let url =
             Url::parse(&format!("http://{host}/")).map_err(|error| invalid(error.to_string()))?;
-        Ok(Self { url })
+        Ok(at(url))
+    }
+
+    /// The same endpoint, trusting a further CA.
+    #[must_use]
+    pub fn trusting(mut self, ca_file: Option<PathBuf>) -> Self {
+        self.ca_file = ca_file;
+        self
     }
 
     /// Is it on this machine?

@@ -6,6 +6,7 @@ mod page;
 mod requests;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -21,6 +22,7 @@ use url::Url;
 
 pub use endpoint::Endpoint;
 use endpoint::is_loopback;
+use trust::Trust;
 
 use super::auth::{Authorization, State, TokenSource, advice};
 use super::credentials::Credential;
@@ -31,6 +33,9 @@ use super::{RegistryError, Session};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a registry may stay silent, or take nothing of what is sent to it.
 const SILENCE: Duration = Duration::from_secs(120);
+
+/// Redirects that one request may follow.
+const MOST_REDIRECTS: usize = 5;
 
 /// A registry over HTTP.
 pub struct HttpRegistry {
@@ -66,9 +71,17 @@ impl HttpRegistry {
     ) -> Result<Self, RegistryError> {
         // Taken already when another part of the program was first; both choose the same provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let trust = if endpoint.url.scheme() == "https" {
+            let file = endpoint.ca_file.as_deref();
+            Trust::read(&endpoint.name, file, &trust::folders())?
+        } else {
+            Trust::default()
+        };
         let builder = || {
-            let builder = reqwest::Client::builder()
+            let builder = trust
+                .apply(reqwest::Client::builder())
                 .user_agent(concat!("orch/", env!("CARGO_PKG_VERSION")))
+                .redirect(redirects())
                 .connect_timeout(CONNECT_TIMEOUT);
             if is_loopback(&endpoint.url) {
                 builder.no_proxy()
@@ -82,7 +95,11 @@ impl HttpRegistry {
             source,
         };
         let client = builder().read_timeout(silence).build().map_err(failed)?;
-        let uploads = builder().build().map_err(failed)?;
+        // A body that is streamed cannot be sent again elsewhere, and one with a secret must not be.
+        let uploads = builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(failed)?;
         let actions = if credential.is_some() {
             "pull,push"
         } else {
@@ -144,32 +161,47 @@ impl HttpRegistry {
     fn token_source(&self) -> TokenSource<'_> {
         TokenSource {
             client: &self.client,
+            forms: &self.uploads,
             credential: self.credential.as_ref(),
             meter: &self.meter,
             host: self.endpoint.url.host_str().unwrap_or_default(),
+            secure: self.endpoint.url.scheme() == "https",
         }
     }
 
-    /// Sends what `build` makes, with whatever authorisation the registry wants. `build` may be called twice.
+    /// Sends what `build` makes, with whatever authorisation the registry wants. `build` may be called three times.
+    ///
+    /// An upload may go on at another host, which says in its URL all that it needs: it is not told who we are.
     async fn send(
         &self,
         operation: &str,
         repository: &str,
         build: impl Fn() -> Result<RequestBuilder, RegistryError> + Send + Sync,
     ) -> Result<Response, RegistryError> {
+        let first = self.prepare(operation, build()?)?;
+        if !self.is_at_home(first.1.url()) {
+            let response = self.execute(operation, first).await?;
+            if response.status() == 401 {
+                return Err(self.denied(operation, response).await);
+            }
+            return Ok(response);
+        }
         let source = self.token_source();
         let mut state = self.state.lock().await;
+        let mut first = Some(first);
         if !state.asked {
             for scope in &self.push_scopes {
                 state.want(scope.clone());
             }
-            let response = self.execute(operation, build()?).await?;
-            if response.status() != 401 {
-                state.asked = true;
-                return Ok(response);
-            }
-            if !state.challenged(response.headers()) {
-                return Err(self.denied(operation, response).await);
+            if let Some(request) = first.take() {
+                let response = self.execute(operation, request).await?;
+                if response.status() != 401 {
+                    state.asked = true;
+                    return Ok(response);
+                }
+                if !state.challenged(response.headers()) {
+                    return Err(self.denied(operation, response).await);
+                }
             }
         }
         if let Some(scope) = self.pull_scope(repository) {
@@ -177,9 +209,12 @@ impl HttpRegistry {
         }
         let authorization = state.authorization(&source).await?;
         drop(state);
-        let response = self
-            .execute(operation, authorize(build()?, &authorization))
-            .await?;
+        let request = match first {
+            Some((client, request)) => RequestBuilder::from_parts(client, request),
+            None => build()?,
+        };
+        let request = self.prepare(operation, authorize(request, &authorization))?;
+        let response = self.execute(operation, request).await?;
         if response.status() != 401 {
             return Ok(response);
         }
@@ -190,14 +225,24 @@ impl HttpRegistry {
         }
         let authorization = state.authorization(&source).await?;
         drop(state);
-        let response = self
-            .execute(operation, authorize(build()?, &authorization))
-            .await?;
+        let request = self.prepare(operation, authorize(build()?, &authorization))?;
+        let response = self.execute(operation, request).await?;
         if response.status() == 401 {
             Err(self.denied(operation, response).await)
         } else {
             Ok(response)
         }
+    }
+
+    /// Is the URL one of this registry itself? Only those are told who we are.
+    fn is_at_home(&self, url: &Url) -> bool {
+        url.origin() == self.endpoint.url.origin()
+    }
+
+    fn prepare(&self, operation: &str, request: RequestBuilder) -> Result<Prepared, RegistryError> {
+        let (client, request) = request.build_split();
+        let request = request.map_err(|source| self.broken(operation, source))?;
+        Ok((client, request))
     }
 
     /// Waits for `work` as long as `moved` grows.
@@ -227,26 +272,16 @@ impl HttpRegistry {
     async fn execute(
         &self,
         operation: &str,
-        request: RequestBuilder,
+        (client, request): Prepared,
     ) -> Result<Response, RegistryError> {
         self.meter.request();
-        request.send().await.map_err(|source| {
-            let (operation, host) = (operation.to_owned(), self.endpoint.host());
-            let source = source.without_url();
-            if source.is_connect() {
-                RegistryError::Connect {
-                    operation,
-                    host,
-                    source,
-                }
-            } else {
-                RegistryError::Interrupted {
-                    operation,
-                    host,
-                    source,
-                }
-            }
-        })
+        let sent = client.execute(request).await;
+        sent.map_err(|source| self.broken(operation, source))
+    }
+
+    /// The error that a request without an answer stands for.
+    fn broken(&self, operation: &str, source: reqwest::Error) -> RegistryError {
+        broken(operation, &self.endpoint.host(), source)
     }
 
     async fn denied(&self, operation: &str, response: Response) -> RegistryError {
@@ -307,6 +342,9 @@ impl HttpRegistry {
     }
 }
 
+/// A request and who sends it.
+type Prepared = (reqwest::Client, reqwest::Request);
+
 fn authorize(request: RequestBuilder, authorization: &Authorization) -> RequestBuilder {
     match authorization {
         Authorization::None => request,
@@ -317,6 +355,51 @@ fn authorize(request: RequestBuilder, authorization: &Authorization) -> RequestB
     }
 }
 
+/// The error that a request without an answer stands for.
+pub(super) fn broken(operation: &str, host: &str, source: reqwest::Error) -> RegistryError {
+    let (operation, host) = (operation.to_owned(), host.to_owned());
+    if let Some(reason) = trust::complaint(&source, &host) {
+        return RegistryError::Tls {
+            operation,
+            host,
+            reason,
+        };
+    }
+    if source.is_redirect() {
+        let reason = format!("{host} sends us on too often, or to where there is no TLS");
+        return RegistryError::Protocol { operation, reason };
+    }
+    let source = source.without_url();
+    if source.is_connect() {
+        RegistryError::Connect {
+            operation,
+            host,
+            source,
+        }
+    } else {
+        RegistryError::Interrupted {
+            operation,
+            host,
+            source,
+        }
+    }
+}
+
+/// Blobs may lie elsewhere, but never on the other side of a connection without TLS if the registry itself has it. The client
+/// leaves our credentials out wherever the host changes.
+fn redirects() -> reqwest::redirect::Policy {
+    reqwest::redirect::Policy::custom(|attempt| {
+        let was_secure = attempt.previous().iter().any(|url| url.scheme() == "https");
+        if was_secure && attempt.url().scheme() != "https" {
+            return attempt.error("a redirect away from TLS");
+        }
+        if attempt.previous().len() > MOST_REDIRECTS {
+            return attempt.error("too many redirects");
+        }
+        attempt.follow()
+    })
+}
+
 /// The error that an unexpected answer stands for.
 pub(super) async fn status_error(operation: String, response: Response) -> RegistryError {
     let status = response.status().as_u16();
@@ -325,15 +408,24 @@ pub(super) async fn status_error(operation: String, response: Response) -> Regis
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok())
         .map(str::to_owned);
-    let retry_after = header
-        .and_then(|value| value.trim().parse().ok())
-        .map(Duration::from_secs);
+    let retry_after = header.and_then(|value| retry_after(&value, jiff::Timestamp::now()));
     RegistryError::Status {
         operation,
         status,
         message: error_message(response).await,
         retry_after,
     }
+}
+
+/// `Retry-After` in either of its forms (RFC 9110): seconds, or a date.
+fn retry_after(value: &str, now: jiff::Timestamp) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let then = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
+    // A date that is over means now.
+    Some(Duration::try_from(then.duration_since(now)).unwrap_or_default())
 }
 
 /// The codes and messages of the distribution specification's error body, or the status in words.

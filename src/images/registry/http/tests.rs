@@ -62,3 +62,15 @@ async fn a_registry_that_takes_nothing_is_given_up() {
     assert!(matches!(error, RegistryError::Silent { .. }), "{error:?}");
     assert!(error.is_transient());
 }
+
+#[test]
+fn a_time_to_wait_comes_in_seconds_or_as_a_date() {
+    let now: jiff::Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    let seconds = |value| retry_after(value, now).map(|pause| pause.as_secs());
+    assert_eq!(seconds("7"), Some(7));
+    assert_eq!(seconds(" 0 "), Some(0));
+    assert_eq!(seconds("Thu, 01 Jan 2026 00:01:30 GMT"), Some(90));
+    assert_eq!(seconds("Wed, 31 Dec 2025 00:00:00 GMT"), Some(0));
+    assert_eq!(seconds("soon"), None);
+    assert_eq!(seconds("-1"), None);
+}
