@@ -356,6 +356,7 @@ fn pinning(
         asking: Asking {
             policy: Policy::default(),
             plain_http,
+            ca_file: settings.ca_file.clone(),
             reporter,
             meter: Arc::default(),
         },

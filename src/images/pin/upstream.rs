@@ -1,6 +1,7 @@
 //! Digests of images that nobody here builds: each tag is asked for once, with one request, all at the same time.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::try_join_all;
@@ -22,6 +23,8 @@ pub struct Asking {
     pub policy: Policy,
     /// Without TLS, also where that is not this machine.
     pub plain_http: bool,
+    /// The certificate of a further CA that is trusted.
+    pub ca_file: Option<PathBuf>,
     /// Told of repetitions.
     pub reporter: Arc<dyn Reporter>,
     /// Counts requests.
@@ -95,7 +98,7 @@ pub(super) async fn resolve(
 impl Asking {
     fn client(&self, registry: &str) -> Result<Arc<dyn Registry>, RegistryError> {
         let client = HttpRegistry::new(
-            Endpoint::of(registry, self.plain_http)?,
+            Endpoint::of(registry, self.plain_http)?.trusting(self.ca_file.clone()),
             credentials::find(registry)?,
             [],
             Arc::clone(&self.meter),

@@ -35,6 +35,8 @@ impl Endpoint {
         };
         let secure =
             Url::parse(&format!("https://{host}/")).map_err(|error| invalid(error.to_string()))?;
+        // Docker Hub has TLS whatever is said about other registries of the same run.
+        let plain_http = plain_http && host == registry;
         if !plain_http && !is_loopback(&secure) {
             return Ok(at(secure));
         }
@@ -82,6 +84,7 @@ mod tests {
     fn plain_http_is_for_loopback_or_on_request() {
         let scheme = |registry, plain| Endpoint::of(registry, plain).unwrap().url.to_string();
         assert_eq!(scheme("docker.io", false), "https://registry-1.docker.io/");
+        assert_eq!(scheme("docker.io", true), "https://registry-1.docker.io/");
         assert_eq!(scheme("127.0.0.1:5000", false), "http://127.0.0.1:5000/");
         assert_eq!(scheme("localhost:5000", false), "http://localhost:5000/");
         assert_eq!(scheme("[::1]:5000", false), "http://[::1]:5000/");

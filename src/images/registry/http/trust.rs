@@ -150,10 +150,19 @@ fn unusable(path: &Path, reason: &str) -> RegistryError {
 
 /// What TLS did not like about a connection, with what to do; nothing if it was something else.
 pub(super) fn complaint(error: &reqwest::Error, host: &str) -> Option<String> {
-    let found = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| {
-        error.source()
-    })
-    .find_map(tls_error)?;
+    let chain = || {
+        std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| {
+            error.source()
+        })
+    };
+    let Some(found) = chain().find_map(tls_error) else {
+        // HTTP/2 keeps only the words of what broke its connection.
+        let words = chain().map(ToString::to_string);
+        return words
+            .filter(|words| words.contains(ALERT))
+            .last()
+            .map(|words| refusal(&words, host));
+    };
     Some(match found {
         rustls::Error::InvalidCertificate(reason) => {
             let expected = matches!(
