@@ -3,7 +3,9 @@
 //! The rules are those of moby/patternmatcher, which are not git's: `foo` matches only `/foo`, `**/foo` any `foo`, a matched
 //! folder takes everything below it along until a later `!` says otherwise.
 
+use std::iter::Peekable;
 use std::path::{Path, PathBuf};
+use std::str::Chars;
 
 use regex::Regex;
 
@@ -66,19 +68,12 @@ impl Matcher {
                 pattern: line.trim().to_owned(),
                 reason: reason.to_owned(),
             };
-            let (includes, rest) = match line.trim().strip_prefix('!') {
-                Some(rest) => (true, rest.trim()),
-                None => (false, line.trim()),
-            };
-            if rest.is_empty() {
+            let Some((includes, text)) = read_line(line) else {
                 return Err(invalid("nothing follows the `!`"));
-            }
-            let cleaned = clean(rest);
-            let text = match cleaned.strip_prefix('/') {
-                Some(relative) if !relative.is_empty() => relative.to_owned(),
-                _ => cleaned,
             };
-            let matches = compile(&text).map_err(|reason| invalid(&reason))?;
+            let matches = check(&text)
+                .and_then(|()| compile(&text))
+                .map_err(|reason| invalid(&reason))?;
             patterns.push(Pattern {
                 text,
                 includes,
@@ -170,28 +165,87 @@ fn clean(path: &str) -> String {
     }
 }
 
+/// A line as Docker's reader and then its matcher take it: what comes out of the first may begin with a `!` or a blank that the
+/// second understands anew. Nothing, if nothing is left to bring back.
+fn read_line(line: &str) -> Option<(bool, String)> {
+    let line = line.trim();
+    let (inverted, rest) = match line.strip_prefix('!') {
+        Some(rest) => (true, rest.trim()),
+        None => (false, line),
+    };
+    let cleaned = if rest.is_empty() {
+        String::new()
+    } else {
+        clean(rest)
+    };
+    let relative = match cleaned.strip_prefix('/') {
+        Some(relative) if !relative.is_empty() => relative,
+        _ => &cleaned,
+    };
+    let again = clean(format!("{}{relative}", if inverted { "!" } else { "" }).trim());
+    match again.strip_prefix('!') {
+        Some("") => None,
+        Some(text) => Some((true, text.to_owned())),
+        None => Some((false, again)),
+    }
+}
+
+/// Refuses what Go's `filepath.Match` calls a bad pattern, because Docker asks it first.
+fn check(pattern: &str) -> Result<(), String> {
+    let mut rest = pattern.chars().peekable();
+    while let Some(character) = rest.next() {
+        match character {
+            '\\' => {
+                rest.next().ok_or("it ends in a backslash")?;
+            }
+            '[' => {
+                rest.next_if_eq(&'^');
+                let mut ranges = 0;
+                while ranges == 0 || rest.next_if_eq(&']').is_none() {
+                    check_bound(&mut rest)?;
+                    if rest.next_if_eq(&'-').is_some() {
+                        check_bound(&mut rest)?;
+                    }
+                    ranges += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// One end of a range in brackets, and something after it.
+fn check_bound(rest: &mut Peekable<Chars<'_>>) -> Result<(), String> {
+    let unfinished = || "a `[` is not closed, or a range in it is not complete".to_owned();
+    match rest.next().ok_or_else(unfinished)? {
+        '-' | ']' => return Err(unfinished()),
+        '\\' => {
+            rest.next().ok_or_else(unfinished)?;
+        }
+        _ => {}
+    }
+    rest.peek().map(|_| ()).ok_or_else(unfinished)
+}
+
 /// What Docker's `Pattern.compile` makes of a pattern.
 fn compile(pattern: &str) -> Result<Match, String> {
+    // In Go's syntax, character by character as Docker does it, which takes no notice of brackets.
     let mut regex = String::from("^");
     let mut kind = 'e';
     let mut characters = pattern.chars().peekable();
     let mut first = true;
     while let Some(character) = characters.next() {
         match character {
-            '*' if characters.peek() == Some(&'*') => {
-                characters.next();
-                if characters.peek() == Some(&'/') {
-                    characters.next();
-                }
-                if characters.peek().is_none() {
-                    if kind == 'e' {
-                        kind = 'p';
-                    } else {
-                        regex.push_str(".*");
-                        kind = 'r';
-                    }
-                } else {
+            '*' if characters.next_if_eq(&'*').is_some() => {
+                characters.next_if_eq(&'/');
+                if characters.peek().is_some() {
                     regex.push_str("(.*/)?");
+                    kind = 'r';
+                } else if kind == 'e' {
+                    kind = 'p';
+                } else {
+                    regex.push_str(".*");
                     kind = 'r';
                 }
                 if first {
@@ -206,17 +260,20 @@ fn compile(pattern: &str) -> Result<Match, String> {
                 regex.push_str("[^/]");
                 kind = 'r';
             }
+            '.' | '+' | '(' | ')' | '|' | '{' | '}' | '$' => {
+                regex.push('\\');
+                regex.push(character);
+            }
             '\\' => {
-                let escaped = characters.next().ok_or("it ends in a backslash")?;
-                regex.push_str(&regex::escape(&escaped.to_string()));
+                regex.push('\\');
+                regex.push(characters.next().ok_or("it ends in a backslash")?);
                 kind = 'r';
             }
             '[' | ']' => {
                 regex.push(character);
                 kind = 'r';
             }
-            '-' | '^' => regex.push(character),
-            other => regex.push_str(&regex::escape(&other.to_string())),
+            other => regex.push(other),
         }
         first = false;
     }
@@ -225,7 +282,87 @@ fn compile(pattern: &str) -> Result<Match, String> {
         'e' => Match::Exact,
         'p' => Match::Prefix(pattern.strip_suffix("**").unwrap_or(pattern).to_owned()),
         's' => Match::Suffix(pattern.strip_prefix("**").unwrap_or(pattern).to_owned()),
-        _ => Match::Regex(Regex::new(&regex).map_err(|error| error.to_string())?),
+        _ => {
+            let regex = translate(&regex)?;
+            Match::Regex(Regex::new(&regex).map_err(|error| error.to_string())?)
+        }
+    })
+}
+
+/// From Go's regular expressions to ours, which differ in brackets and after backslashes.
+fn translate(go: &str) -> Result<String, String> {
+    let mut ours = String::new();
+    let mut rest = go.chars().peekable();
+    while let Some(character) = rest.next() {
+        match character {
+            '\\' => ours.push_str(&escaped(&mut rest)?),
+            '[' => {
+                ours.push('[');
+                if rest.next_if_eq(&'^').is_some() {
+                    ours.push('^');
+                }
+                let mut first = true;
+                while first || rest.next_if_eq(&']').is_none() {
+                    if rest.next_if_eq(&'[').is_some() {
+                        if rest.peek() == Some(&':') {
+                            return Err("`[:` is not supported".to_owned());
+                        }
+                        ours.push_str(&bound('[', &mut rest)?);
+                    } else {
+                        let next = rest.next().ok_or("a `[` is not closed")?;
+                        ours.push_str(&bound(next, &mut rest)?);
+                    }
+                    first = false;
+                }
+                ours.push(']');
+            }
+            other => ours.push(other),
+        }
+    }
+    // Go's `.` and `[^/]` know no lines either, but its `$` is the end of everything, as ours is.
+    Ok(ours)
+}
+
+/// A character in brackets that was read already, and the range that it begins.
+fn bound(start: char, rest: &mut Peekable<Chars<'_>>) -> Result<String, String> {
+    let literal = |character, rest: &mut Peekable<Chars<'_>>| match character {
+        '\\' => escaped(rest),
+        other => Ok(regex::escape(&other.to_string())),
+    };
+    let mut text = literal(start, rest)?;
+    let mut ahead = rest.clone();
+    let is_range = ahead.next() == Some('-') && ahead.peek().is_some_and(|next| *next != ']');
+    if is_range {
+        rest.next();
+        let end = rest.next().ok_or("a `[` is not closed")?;
+        text.push('-');
+        text.push_str(&literal(end, rest)?);
+    } else if start == '-' {
+        text = "\\-".to_owned();
+    }
+    Ok(text)
+}
+
+/// What stands after a backslash in a regular expression of Go's.
+fn escaped(rest: &mut Peekable<Chars<'_>>) -> Result<String, String> {
+    let character = rest.next().ok_or("it ends in a backslash")?;
+    Ok(match character {
+        'd' => "[0-9]".to_owned(),
+        'D' => "[^0-9]".to_owned(),
+        's' => r"[\t\n\f\r ]".to_owned(),
+        'S' => r"[^\t\n\f\r ]".to_owned(),
+        'w' => "[0-9A-Za-z_]".to_owned(),
+        'W' => "[^0-9A-Za-z_]".to_owned(),
+        'b' => r"(?-u:\b)".to_owned(),
+        'a' | 'f' | 'n' | 'r' | 't' | 'v' | 'A' | 'z' => format!("\\{character}"),
+        _ if character.is_ascii() && !character.is_ascii_alphanumeric() => {
+            regex::escape(&character.to_string())
+        }
+        _ => {
+            return Err(format!(
+                "a backslash before `{character}` means nothing: separate folders by `/`"
+            ));
+        }
     })
 }
 
