@@ -97,7 +97,7 @@ fn a_repository_without_orch_yaml_is_built_pushed_pinned_and_checked() {
             ("node_modules/web/Dockerfile", "FROM nowhere\n"),
             (
                 "deploy/all.yaml",
-                "kind: Pod\nspec:\n  containers:\n  - image: web # the page\n  - image: api\n",
+                "kind: Pod\nspec:\n  containers:\n  - image: acme/web:latest # the page\n  - image: api\n  - image: redis:7\n",
             ),
         ],
     );
@@ -108,6 +108,10 @@ fn a_repository_without_orch_yaml_is_built_pushed_pinned_and_checked() {
         &project.namespace,
         "--manifests",
         "deploy",
+        "--map",
+        "acme/web=web",
+        "--keep",
+        "redis",
     ];
     let with = |arguments: &[&'static str]| -> Vec<&str> {
         arguments.iter().copied().chain(common).collect()
@@ -145,7 +149,7 @@ fn an_orch_yaml_for_images_alone_describes_components() {
             (
                 "orch.yaml",
                 "images:\n  jobs: 1\n  components:\n  - name: site\n    context: web\n    dockerfile: docker/release\n    \
-                 target: final\n    args: {GREETING: hello}\n",
+                 target: final\n    args: {GREETING: hello}\n    references: [acme/page]\n  keep: [redis]\nmanifests: [deploy]\n",
             ),
             (
                 "web/docker/release",
@@ -153,11 +157,16 @@ fn an_orch_yaml_for_images_alone_describes_components() {
                  FROM final AS extra\nLABEL greeting=extra\n",
             ),
             ("web/page", "hello\n"),
+            (
+                "deploy/pod.yaml",
+                "kind: Pod\nspec: {containers: [{image: \"acme/page:1\"}, {image: \"redis:7\"}]}\n",
+            ),
         ],
     );
     let reference = project.done(&[
         "images",
         "push",
+        "--pin",
         "--registry",
         &registry.address,
         "--namespace",
@@ -165,6 +174,11 @@ fn an_orch_yaml_for_images_alone_describes_components() {
     ]);
     let (name, digest) = reference.trim().split_once('@').unwrap();
     assert!(name.contains("/site:in-"), "{reference}");
+    let pinned = project.read("deploy/pod.yaml");
+    assert!(
+        pinned.contains(reference.trim()) && pinned.contains("\"redis:7\""),
+        "{pinned}"
+    );
     let repository = format!("/v2/{}/site", project.namespace);
     let manifest = registry.json(&format!("{repository}/manifests/{digest}"), MANIFEST);
     let config = manifest["config"]["digest"].as_str().unwrap();
@@ -404,6 +418,75 @@ fn a_program_of_another_architecture_is_refused_with_the_way_out() {
     assert_eq!(output.status.code(), Some(6), "{text}");
     assert!(text.contains("qemu-user-static"), "{text}");
     assert!(text.contains("linux/s390x"), "{text}");
+}
+
+fn reproduced_with(builder: &str) {
+    let project = Foreign::new(
+        &format!("again-{builder}"),
+        &[
+            (
+                "good/Dockerfile",
+                "FROM debian:bookworm-slim\nRUN mkdir /made && date > /dev/null && touch /made/now\nCOPY file /\n",
+            ),
+            ("good/file", "content\n"),
+            (
+                "bad/Dockerfile",
+                "FROM debian:bookworm-slim\nRUN cat /proc/sys/kernel/random/uuid > /stamp\n",
+            ),
+        ],
+    );
+    let orch = |arguments: &[&str]| {
+        Command::new(assert_cmd::cargo::cargo_bin("orch"))
+            .args(["images", "reproduce", "--builder", builder])
+            .args([
+                "--registry",
+                "localhost:1",
+                "--namespace",
+                &project.namespace,
+            ])
+            .args(arguments)
+            .current_dir(project.path())
+            .env_remove("ORCH_FILE")
+            .env("DOCKER_CONFIG", project.path().join(".docker"))
+            .env("BUILDAH_ISOLATION", "chroot")
+            .output()
+            .unwrap()
+    };
+    let good = orch(&["good"]);
+    assert!(good.status.success(), "{}", said(&good));
+    assert!(
+        said(&good).contains("both builds are sha256:"),
+        "{}",
+        said(&good)
+    );
+    let bad = orch(&["bad", "--output", "json"]);
+    assert_eq!(bad.status.code(), Some(14), "{}", said(&bad));
+    let found: serde_json::Value = serde_json::from_slice(&bad.stdout).unwrap();
+    assert_ne!(found[0]["first"], found[0]["second"]);
+    let differences = found[0]["differences"].as_array().unwrap();
+    assert_eq!(differences.len(), 1, "{found}");
+    assert_eq!(differences[0]["path"], "stamp");
+    assert_eq!(differences[0]["what"][0]["what"], "content");
+    let instruction = differences[0]["instruction"].as_str().unwrap();
+    assert!(instruction.contains("random/uuid"), "{found}");
+    let left = Command::new("docker")
+        .args(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"])
+        .output()
+        .unwrap();
+    let left = String::from_utf8(left.stdout).unwrap();
+    let ours = |line: &&str| line.contains(&project.namespace) && line.contains("-cold-");
+    assert_eq!(left.lines().find(ours), None);
+}
+
+#[test]
+fn two_cold_builds_are_equal_or_the_file_that_differs_is_named() {
+    reproduced_with("docker");
+}
+
+#[test]
+fn podmans_and_buildahs_cold_builds_are_equal_as_well() {
+    reproduced_with("podman");
+    reproduced_with("buildah");
 }
 
 #[test]

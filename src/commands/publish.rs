@@ -1,5 +1,6 @@
 //! The image pipeline with this cluster's settings: `orch images`, and the images step of `create`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -47,6 +48,8 @@ fn settings(context: &Context) -> ImageSettings {
         namespace: namespace(&config.registry),
         definitions: definitions(&config.images, context.project.root()),
         jobs: jobs(&config.images),
+        map: map(&config.images),
+        keep: config.images.keep.clone(),
         root: context.project.root().to_owned(),
         kubeconfig: Some(context.project.kubeconfig()).filter(|path| path.exists()),
         cluster: context.cluster().to_owned(),
@@ -81,6 +84,8 @@ fn settings_alone(file: &Path, description: &ImagesOnly) -> ImageSettings {
         namespace: namespace(&description.registry),
         definitions: definitions(&description.images, root),
         jobs: jobs(&description.images),
+        map: map(&description.images),
+        keep: description.images.keep.clone(),
         ..ImageSettings::default()
     }
 }
@@ -98,6 +103,16 @@ fn jobs(images: &Images) -> usize {
         .jobs
         .as_ref()
         .map_or_else(|| ImageSettings::default().jobs, |jobs| jobs.value)
+}
+
+/// Repository in manifests -> component, as `images.components` says.
+fn map(images: &Images) -> BTreeMap<String, String> {
+    let pairs = images.components.iter().flat_map(|component| {
+        let name = &component.name.value;
+        let references = component.references.iter();
+        references.map(|reference| (reference.value.clone(), name.clone()))
+    });
+    pairs.collect()
 }
 
 /// The `images.components` of a description in `root`.

@@ -43,7 +43,7 @@ pub struct ImageComponent {
     pub platforms: Vec<Spanned<String>>,
     /// Repositories in manifests that mean this component.
     #[serde(default)]
-    pub references: Vec<String>,
+    pub references: Vec<Spanned<String>>,
 }
 
 /// An `orch.yaml` for images alone, of a project that orch makes no cluster for.
@@ -98,6 +98,7 @@ pub(super) fn check(images: &Images) -> Result<(), Problem> {
         ));
     }
     let mut names = BTreeMap::new();
+    let mut references: BTreeMap<&str, &str> = BTreeMap::new();
     for component in &images.components {
         let name = &component.name;
         if names.insert(name.value.as_str(), ()).is_some() {
@@ -108,6 +109,18 @@ pub(super) fn check(images: &Images) -> Result<(), Problem> {
                     name.value
                 ),
             ));
+        }
+        for reference in &component.references {
+            let other = references.insert(&reference.value, &name.value);
+            if let Some(other) = other.filter(|other| *other != name.value) {
+                return Err(validate::at(
+                    reference.referenced,
+                    format!(
+                        "{:?} stands for {other:?} already; it cannot be {:?} as well",
+                        reference.value, name.value
+                    ),
+                ));
+            }
         }
         for platform in &component.platforms {
             if !matches!(platform.value.split('/').count(), 2 | 3) {
@@ -141,7 +154,7 @@ mod tests {
                     platforms: [linux/amd64, linux/arm64]\n    references: [acme/web]\n";
         let images = load(text).unwrap().unwrap().images;
         assert_eq!(images.components[0].args["V"], "1");
-        assert_eq!(images.components[0].references, ["acme/web"]);
+        assert_eq!(images.components[0].references[0].value, "acme/web");
         assert_eq!(images.jobs.unwrap().value, 4);
         assert!(load("name: demo\nnodes: []\n").unwrap().is_none());
     }
@@ -155,6 +168,11 @@ mod tests {
                 "images:\n  components:\n  - name: a\n  - name: a\n",
                 ":4:11",
                 "two components",
+            ),
+            (
+                "images:\n  components:\n  - {name: a, references: [x/y]}\n  - {name: b, references: [x/y]}\n",
+                ":4:",
+                "already",
             ),
             (
                 "images:\n  components:\n  - name: a\n    platforms: [arm64]\n",

@@ -110,15 +110,35 @@ impl Pipeline {
         };
         // What others here are built on has to have its name.
         let tags = if missing { names.clone() } else { temporary(1) };
-        let first = self
-            .build_as(source, step, &tags, foundations, true)
-            .await?;
-        let second = self
-            .build_as(source, step, &temporary(2), foundations, true)
-            .await?;
+        let built = async {
+            let first = self
+                .build_as(source, step, &tags, foundations, true)
+                .await?;
+            let second = temporary(2);
+            let second = self
+                .build_as(source, step, &second, foundations, true)
+                .await?;
+            self.compare(source, &first, &second).await
+        };
+        let found = built.await;
+        let kept = if missing { Vec::new() } else { tags };
+        for tag in kept.iter().chain(&temporary(2)) {
+            // After a failure it may not be there; otherwise it costs space and nothing else.
+            let _ = self.engine.run(&["rmi", tag]).await;
+        }
+        found
+    }
+
+    async fn compare(
+        &self,
+        source: &Source,
+        first: &[String],
+        second: &[String],
+    ) -> Result<Vec<Reproduction>, ImageError> {
+        let component = &source.component;
         let store = LayerStore::new(&self.settings.cache);
         let mut found = Vec::new();
-        for ((platform, first), second) in component.platforms.iter().zip(&first).zip(&second) {
+        for ((platform, first), second) in component.platforms.iter().zip(first).zip(second) {
             let first = self.exported(&store, first, &component.name).await?;
             let second = self.exported(&store, second, &component.name).await?;
             let differences = compare(&store, &first, &second).await?;
@@ -129,10 +149,6 @@ impl Pipeline {
                 second: digest(&second)?,
                 differences,
             });
-        }
-        let used = if missing { Vec::new() } else { temporary(1) };
-        for tag in used.iter().chain(&temporary(2)) {
-            self.engine.run(&["rmi", tag]).await?;
         }
         Ok(found)
     }

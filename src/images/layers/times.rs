@@ -89,9 +89,10 @@ pub(super) fn copy(source: &mut impl Read, target: &mut impl Write) -> io::Resul
 pub(super) fn configuration(bytes: &[u8], diff_ids: &[String]) -> serde_json::Result<Vec<u8>> {
     let mut config: Value = serde_json::from_slice(bytes)?;
     if let Some(config) = config.as_object_mut() {
-        // What the classic builder says of the container it worked in.
-        config.shift_remove("container");
-        config.shift_remove("container_config");
+        // What the classic builder says of the container it worked in, and podman of the image below.
+        for mark in ["container", "container_config", "parent"] {
+            config.shift_remove(mark);
+        }
     }
     if let Some(inner) = config.get_mut("config").and_then(Value::as_object_mut) {
         inner.shift_remove("Image");
@@ -100,21 +101,28 @@ pub(super) fn configuration(bytes: &[u8], diff_ids: &[String]) -> serde_json::Re
     if let Some(list) = config.pointer_mut("/rootfs/diff_ids") {
         *list = serde_json::json!(diff_ids);
     }
-    let history = config
-        .get_mut("history")
-        .and_then(Value::as_array_mut)
-        .map(|history| {
-            history
-                .iter_mut()
-                .filter_map(|step| step.get_mut("created"))
-        })
-        .into_iter()
-        .flatten();
-    history.for_each(clamp_moment);
+    let history = config.get_mut("history").and_then(Value::as_array_mut);
+    for step in history.into_iter().flatten() {
+        if let Some(created) = step.get_mut("created") {
+            clamp_moment(created);
+        }
+        let comment = step.get("comment").and_then(Value::as_str);
+        if comment.is_some_and(names_an_intermediate_image)
+            && let Some(step) = step.as_object_mut()
+        {
+            step.shift_remove("comment");
+        }
+    }
     if let Some(created) = config.get_mut("created") {
         clamp_moment(created);
     }
     serde_json::to_vec(&config)
+}
+
+/// Podman's `FROM <ID>`: of an image that was there while it built, and nowhere else.
+fn names_an_intermediate_image(comment: &str) -> bool {
+    let id = comment.trim_end().strip_prefix("FROM ");
+    id.is_some_and(|id| id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 fn clamp_moment(moment: &mut Value) {
@@ -316,12 +324,12 @@ mod tests {
     #[test]
     fn a_configuration_loses_its_times_and_nothing_else() {
         let text = r#"{"architecture":"amd64","created":"2026-01-02T03:04:05.6Z","container":"abc","config":{"Hostname":"x",
-            "Env":["A=b"]},"history":[{"created":"2019-01-01T00:00:00Z"},{"created":"2026-01-02T03:04:05Z","created_by":"RUN"}],
-            "rootfs":{"type":"layers","diff_ids":["sha256:a"]}}"#;
+            "Env":["A=b"]},"history":[{"created":"2019-01-01T00:00:00Z","comment":"FROM localhost/base:1"},{"created":"2026-01-02T03:04:05Z","created_by":"RUN",
+            "comment":"FROM bd33b37fc4d0"}],"parent":"sha256:x","rootfs":{"type":"layers","diff_ids":["sha256:a"]}}"#;
         let bytes = configuration(text.as_bytes(), &["sha256:b".to_owned()]).unwrap();
         assert_eq!(
             String::from_utf8(bytes).unwrap(),
-            r#"{"architecture":"amd64","created":"2020-01-01T00:00:00Z","config":{"Env":["A=b"]},"history":[{"created":"2019-01-01T00:00:00Z"},{"created":"2020-01-01T00:00:00Z","created_by":"RUN"}],"rootfs":{"type":"layers","diff_ids":["sha256:b"]}}"#
+            r#"{"architecture":"amd64","created":"2020-01-01T00:00:00Z","config":{"Env":["A=b"]},"history":[{"created":"2019-01-01T00:00:00Z","comment":"FROM localhost/base:1"},{"created":"2020-01-01T00:00:00Z","created_by":"RUN"}],"rootfs":{"type":"layers","diff_ids":["sha256:b"]}}"#
         );
     }
 
