@@ -420,6 +420,61 @@ fn a_program_of_another_architecture_is_refused_with_the_way_out() {
     assert!(text.contains("linux/s390x"), "{text}");
 }
 
+/// Highest memory of a running process so far, in MiB.
+fn peak_memory(process: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes / 1024)
+}
+
+#[test]
+fn memory_does_not_grow_with_a_layer() {
+    let registry = RealRegistry::start();
+    let project = Foreign::new(
+        "large",
+        &[("app/Dockerfile", "FROM scratch\nCOPY blob /\n")],
+    );
+    // Repeats itself only beyond what a compressor looks back, so that it is large in the registry as well.
+    let mut seed = 88_172_645_463_325_252_u64;
+    let block: Vec<u8> = std::iter::repeat_with(|| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed.to_le_bytes()
+    })
+    .take(128 * 1024)
+    .flatten()
+    .collect();
+    let mut blob = fs::File::create(project.path().join("app/blob")).unwrap();
+    for _ in 0..256 {
+        std::io::Write::write_all(&mut blob, &block).unwrap();
+    }
+    let mut push = Command::new(assert_cmd::cargo::cargo_bin("orch"))
+        .args(["images", "push", "--registry", &registry.address])
+        .args(["--namespace", &project.namespace])
+        .current_dir(project.path())
+        .env_remove("ORCH_FILE")
+        .env_remove("ORCH_BUILDER")
+        .env("DOCKER_CONFIG", project.path().join(".docker"))
+        .env("ORCH_CACHE", project.path().join(".cache"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut peak = 0;
+    let status = loop {
+        peak = peak.max(peak_memory(push.id()).unwrap_or_default());
+        if let Some(status) = push.try_wait().unwrap() {
+            break status;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    assert!(status.success());
+    assert!(peak > 0 && peak < 128, "{peak} MiB for a layer of 256 MiB");
+}
+
 fn reproduced_with(builder: &str) {
     let project = Foreign::new(
         &format!("again-{builder}"),
