@@ -32,6 +32,8 @@ pub enum Exit {
     TagMoved = 13,
     /// `images reproduce`: two builds of the same sources differ.
     NotReproducible = 14,
+    /// `images verify`: an image is not signed by the key.
+    Unsigned = 15,
     /// Stopped by Ctrl-C; run the same command again to go on.
     Interrupted = 130,
 }

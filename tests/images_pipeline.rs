@@ -151,6 +151,7 @@ impl Project {
             rehash: false,
             refresh,
             policy: Policy::default(),
+            attest: orch::images::attest::Attest::default(),
         };
         Pipeline::new(settings, destination, engine, self.recorder.clone())
     }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::attest::{AttestArgs, AttestOptions, SbomArgs, VerifyArgs};
+
 /// Build, name by content, push and pin the images of Dockerfiles/.
 #[derive(Debug, Args)]
 pub struct ImagesArgs {
@@ -142,6 +144,19 @@ kept images consist of or are signed by.\n\nExamples:\n  orch images gc         
         after_help = "Exit status:\n  0   both builds have one digest\n  14  they differ\n\nExamples:\n  orch images reproduce rabbitmq\n  orch images reproduce --output json | jq '.[].differences[]'"
     )]
     Reproduce(ReproduceArgs),
+    /// Attach a list of packages, provenance and a signature to images that were pushed
+    #[command(
+        after_help = "Documents become OCI referrers of the image's digest, which does not change. What is attached already is left alone.\n\nExamples:\n  orch images attest                          list of packages and provenance\n  orch images attest --sbom api-gateway-app\n  orch images attest --sign --key cosign.key  with the password in COSIGN_PASSWORD"
+    )]
+    Attest(AttestArgs),
+    /// Print the list of an image's packages (SPDX 2.3 JSON)
+    #[command(after_help = "Example:\n  orch images sbom rabbitmq > rabbitmq.spdx.json")]
+    Sbom(SbomArgs),
+    /// Check that images are signed by a key
+    #[command(
+        after_help = "Exit status:\n  0   every image is signed by the key\n  15  an image is not\n\nExample:\n  orch images verify --key cosign.pub"
+    )]
+    Verify(VerifyArgs),
     /// Write digests into manifests, without building or pushing anything
     #[command(
         after_help = "Examples:\n  orch images pin                     what images.lock says\n  orch images pin --upstream          redis:7 becomes redis:7@sha256:...\n  orch images pin --upstream --update tags that moved since\n  orch images pin --set web=ghcr.io/acme/web@sha256:0f3c... --manifests k8s/\n  orch images pin --map acme/web=web  manifests say acme/web for the component web\n\nAll files are changed or none, and only the bytes of images' names."
@@ -203,6 +218,8 @@ pub struct PushArgs {
     /// Say what would be done and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    #[command(flatten)]
+    pub attest: AttestOptions,
     /// Builds at the same time [default: orch.yaml, or 2]
     #[arg(long, short, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub jobs: Option<usize>,

@@ -1,6 +1,7 @@
 //! The command line: types and help, no behaviour.
 
 pub mod apply;
+pub mod attest;
 pub mod images;
 
 use std::path::PathBuf;

@@ -10,6 +10,7 @@ use super::{images_reproduce, images_why};
 use crate::cli::images::{BuilderName, CommonArgs, ImagesArgs, ImagesCommand};
 use crate::exit::{Exit, WithExit};
 use crate::images::ImageError;
+use crate::images::attest::{Attest, AttestError};
 use crate::images::check::Finding;
 use crate::images::component::{Component, ComponentError, Definition, find, host_platform};
 use crate::images::destination::{DOCKER_HUB, Destination};
@@ -62,6 +63,8 @@ pub struct ImageSettings {
     pub rehash: bool,
     /// Who builds.
     pub builder: Wanted,
+    /// What is attached to images that are pushed.
+    pub attest: Attest,
 }
 
 impl Default for ImageSettings {
@@ -85,6 +88,7 @@ impl Default for ImageSettings {
             jobs: 2,
             rehash: false,
             builder: Wanted::Auto,
+            attest: Attest::default(),
         }
     }
 }
@@ -125,6 +129,7 @@ pub fn pipeline(
         rehash: settings.rehash,
         refresh: choice.refresh,
         policy: Policy::default(),
+        attest: settings.attest.clone(),
     };
     Ok(Pipeline::new(
         settings,
@@ -174,7 +179,8 @@ pub async fn run(
     reporter: Arc<dyn Reporter>,
     ui: &Ui,
 ) -> anyhow::Result<Exit> {
-    let settings = coded(merge(settings, &arguments.common))?;
+    let mut settings = coded(merge(settings, &arguments.common))?;
+    settings.attest = super::attest::wanted(settings.attest, &arguments.command)?;
     let (exit, text) = dispatch(arguments, settings, reporter).await?;
     if ui.is_json() {
         ui.result_json(&text.json);
@@ -300,6 +306,28 @@ async fn dispatch(
             let (exit, plain, json) = images_reproduce::result(&found);
             Ok((exit, Text { plain, json }))
         }
+        ImagesCommand::Attest(arguments) => {
+            let names = arguments.names;
+            let pipeline = make(Choice {
+                names,
+                ..Choice::default()
+            })?;
+            super::attest::attest(pipeline).await
+        }
+        ImagesCommand::Sbom(arguments) => {
+            let pipeline = make(Choice {
+                names: vec![arguments.name.clone()],
+                ..Choice::default()
+            })?;
+            super::attest::sbom(pipeline, &arguments.name).await
+        }
+        ImagesCommand::Verify(arguments) => {
+            let pipeline = make(Choice {
+                names: arguments.names.clone(),
+                ..Choice::default()
+            })?;
+            super::attest::verify(pipeline, &arguments).await
+        }
         ImagesCommand::Pin(pin) => {
             let choice = PinChoice {
                 set: pin.set,
@@ -415,6 +443,9 @@ pub fn exit_of(error: &ImageError) -> Exit {
         | ImageError::Pin(_)
         | ImageError::Lock(_) => Exit::Input,
         ImageError::Namespace { .. } | ImageError::NoStandIn { .. } => Exit::Input,
+        ImageError::Attest(AttestError::Stale { .. }) => Exit::SourceChanged,
+        ImageError::Attest(AttestError::Key(_) | AttestError::NotPushed { .. }) => Exit::Input,
+        ImageError::Attest(_) => Exit::Registry,
         ImageError::Base(_) | ImageError::Build(_) => Exit::Build,
         ImageError::Engine(_) | ImageError::Layer(_) => Exit::Host,
         ImageError::Registry(_) => Exit::Registry,
@@ -422,7 +453,7 @@ pub fn exit_of(error: &ImageError) -> Exit {
     }
 }
 
-fn coded<T>(result: Result<T, ImageError>) -> anyhow::Result<T> {
+pub(super) fn coded<T>(result: Result<T, ImageError>) -> anyhow::Result<T> {
     result.or_else(|error| {
         let exit = exit_of(&error);
         let context = match exit {
@@ -474,6 +505,7 @@ fn report_text(report: &Report) -> Text {
     let json = json!({
         "images": report.references,
         "steps": report.steps,
+        "attested": report.attested,
         "pinned": report.pinned.iter().map(change_json).collect::<Vec<_>>(),
         "requests": report.requests,
         "bytes_sent": report.bytes_sent,

@@ -2,6 +2,7 @@
 //! errors get their exit codes.
 
 pub mod apply;
+mod attest;
 mod cluster;
 mod context;
 mod create;

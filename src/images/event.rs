@@ -71,6 +71,15 @@ pub enum ImageEvent {
         /// Blobs that were there or could be mounted.
         blobs_reused: u64,
     },
+    /// Something is said about an image in the registry.
+    Attached {
+        /// The component.
+        component: String,
+        /// What it is.
+        document: String,
+        /// It was not there before.
+        new: bool,
+    },
     /// There was nothing to do for a component.
     Skipped {
         /// The component.
@@ -189,6 +198,16 @@ impl ImageEvent {
                     "{component}: pushed {reference} ({blobs_sent} blobs sent, {blobs_reused} already there)"
                 )
             }
+            Self::Attached {
+                component,
+                document,
+                new: true,
+            } => format!("{component}: attached a {document}"),
+            Self::Attached {
+                component,
+                document,
+                new: false,
+            } => format!("{component}: the {document} is there"),
             Self::Skipped { component, reason } => format!("{component}: nothing to do ({reason})"),
             Self::Pinned {
                 file,

@@ -5,6 +5,7 @@
 //! [`dockerfile`], [`bases`]), [`plan`] decides, [`execute`] obeys ([`engine`], [`layers`], [`push`]), [`pin`] edits
 //! manifests, [`lock`] remembers, [`check`] compares, [`gc`] cleans up.
 
+pub mod attest;
 pub mod bases;
 pub mod check;
 pub mod compare;
@@ -53,6 +54,9 @@ pub enum ImageError {
     /// The registry.
     #[error(transparent)]
     Registry(#[from] registry::RegistryError),
+    /// What is said about images.
+    #[error(transparent)]
+    Attest(#[from] attest::AttestError),
     /// Manifests.
     #[error(transparent)]
     Pin(#[from] pin::PinError),

@@ -2,6 +2,7 @@
 //!
 //! Nothing is pinned and no lock is written unless everything before it went well.
 
+mod attest;
 pub mod collect;
 mod gather;
 mod perform;
@@ -17,6 +18,7 @@ use std::time::Instant;
 use futures::future::try_join_all;
 
 use super::ImageError;
+use super::attest::Attest;
 use super::check::{self, Finding, Remote};
 use super::component::{Component, ComponentError, host_platform};
 use super::context::stat_cache::StatCache;
@@ -34,6 +36,7 @@ use super::registry::meter::Meter;
 use super::registry::retry::Policy;
 use super::registry::{Registry, RegistryError};
 use super::select::Selection;
+pub use attest::{Attested, Verdict, Verified};
 use gather::Prepared;
 pub use pin::{PinChoice, Pinning};
 
@@ -69,6 +72,8 @@ pub struct Settings {
     pub refresh: bool,
     /// How patiently registries are asked again.
     pub policy: Policy,
+    /// What is attached to images that are pushed.
+    pub attest: Attest,
 }
 
 /// What came of a run.
@@ -80,6 +85,8 @@ pub struct Report {
     pub references: BTreeMap<String, String>,
     /// Images rewritten in manifests.
     pub pinned: Vec<Change>,
+    /// Component -> what is attached to its image.
+    pub attested: BTreeMap<String, Attested>,
     /// Requests to registries.
     pub requests: u64,
     /// Bytes of request bodies.
@@ -228,6 +235,14 @@ impl Pipeline {
                 entries.insert(name, entry);
             }
         }
+        let attested = self
+            .attest_pushed(
+                &prepared,
+                &planned.inputs,
+                &entries,
+                pusher.registry.as_ref(),
+            )
+            .await?;
         let references: BTreeMap<String, String> = entries
             .iter()
             .map(|(name, entry)| (name.clone(), entry.pinned()))
@@ -244,7 +259,10 @@ impl Pipeline {
         self.write_lock(&prepared, entries, &edits)?;
         pinning::write(&edits)?;
         let pinned = edits.into_iter().flat_map(|edit| edit.changes).collect();
-        Ok(self.report(planned.steps, references, pinned))
+        Ok(Report {
+            attested,
+            ..self.report(planned.steps, references, pinned)
+        })
     }
 
     /// Compares sources, lock, manifests and, unless `offline`, the registry.
@@ -471,6 +489,7 @@ impl Pipeline {
             steps,
             references,
             pinned,
+            attested: BTreeMap::new(),
             requests,
             bytes_sent,
             seconds,

@@ -6,6 +6,7 @@
 //! `blobs/<digest>` holds the bytes. Everything in it can be deleted at any time.
 
 mod export;
+mod fetch;
 mod times;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,326 @@
+//! The few files of an image that say which packages it has, read from its layers without unpacking them.
+//!
+//! Layers are streams, lowest first; a file that a later layer hides, replaces or deletes is gone (whiteouts of the image
+//! specification). What is kept is bounded, whatever an image contains.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
+
+/// The largest file that is read, in bytes. Debian's status file has a kilobyte a package.
+const FILE_LIMIT: u64 = 64 * 1024 * 1024;
+/// The most that is kept of one image, in bytes.
+const IMAGE_LIMIT: u64 = 256 * 1024 * 1024;
+/// How many symbolic links are followed to a file.
+const LINK_LIMIT: usize = 8;
+
+/// Marks a file of lower layers as deleted.
+const WHITEOUT: &str = ".wh.";
+/// Marks everything that lower layers have in a folder as deleted.
+const OPAQUE: &str = ".wh..wh..opq";
+
+/// Whole files that are wanted.
+const FILES: [&str; 5] = [
+    "etc/os-release",
+    "usr/lib/os-release",
+    "var/lib/dpkg/status",
+    "lib/apk/db/installed",
+    "usr/lib/apk/db/installed",
+];
+/// A folder whose files are wanted: distroless images have one file a package there.
+const STATUS_FOLDER: &str = "var/lib/dpkg/status.d/";
+/// Databases in formats that are not read; that they are there is worth saying.
+const UNREAD: [&str; 5] = [
+    "var/lib/rpm/rpmdb.sqlite",
+    "var/lib/rpm/Packages",
+    "var/lib/rpm/Packages.db",
+    "usr/lib/sysimage/rpm/rpmdb.sqlite",
+    "usr/lib/sysimage/rpm/Packages.db",
+];
+
+/// A file that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Node {
+    Content(Vec<u8>),
+    Link(String),
+    Unread,
+}
+
+/// An image's files as far as anybody asks for them.
+#[derive(Debug, Default)]
+pub struct RootFs {
+    nodes: BTreeMap<String, Node>,
+}
+
+impl RootFs {
+    /// Puts a layer, an uncompressed archive, on top.
+    pub fn apply(&mut self, layer: impl Read) -> io::Result<()> {
+        let mut added = BTreeMap::new();
+        // Paths that lower layers no longer show, themselves and below; and folders that they no longer show below.
+        let (mut hidden, mut emptied) = (BTreeSet::new(), BTreeSet::new());
+        let mut archive = tar::Archive::new(layer);
+        for entry in archive.entries()? {
+            let mut entry = entry?;
+            let path = clean(&String::from_utf8_lossy(&entry.path_bytes()));
+            let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
+            if name == OPAQUE {
+                emptied.insert(folder.to_owned());
+                continue;
+            }
+            if let Some(gone) = name.strip_prefix(WHITEOUT) {
+                hidden.insert(join(folder, gone));
+                continue;
+            }
+            let kind = entry.header().entry_type();
+            if kind.is_dir() {
+                // What was a file becomes a folder; what was a folder keeps its contents.
+                self.nodes.remove(&path);
+                continue;
+            }
+            let node = match () {
+                () if UNREAD.contains(&path.as_str()) => Some(Node::Unread),
+                () if !is_wanted(&path) => None,
+                () if kind.is_symlink() => {
+                    let target = entry.link_name_bytes().unwrap_or_default();
+                    let target = String::from_utf8_lossy(&target);
+                    Some(Node::Link(match target.strip_prefix('/') {
+                        Some(absolute) => clean(absolute),
+                        None => clean(&join(folder, &target)),
+                    }))
+                }
+                () if kind.is_hard_link() => {
+                    let target = entry.link_name_bytes().unwrap_or_default();
+                    Some(Node::Link(clean(&String::from_utf8_lossy(&target))))
+                }
+                () if kind.is_file() => Some(Node::Content(read_all(&mut entry, &path)?)),
+                () => None,
+            };
+            added.extend(node.map(|node| (path.clone(), node)));
+            hidden.insert(path);
+        }
+        self.nodes.retain(|path, _| {
+            let shown = !hidden.contains(path) && !emptied.contains("");
+            shown
+                && parents(path).all(|parent| !hidden.contains(parent) && !emptied.contains(parent))
+        });
+        self.nodes.extend(added);
+        let kept: u64 = self.nodes.values().map(Node::size).sum();
+        if kept > IMAGE_LIMIT {
+            return Err(io::Error::other(format!(
+                "its package databases have more than {IMAGE_LIMIT} bytes"
+            )));
+        }
+        Ok(())
+    }
+
+    /// A file's content, through symbolic links.
+    pub fn file(&self, path: &str) -> Option<&[u8]> {
+        let mut path = path;
+        for _ in 0..LINK_LIMIT {
+            match self.nodes.get(path)? {
+                Node::Content(bytes) => return Some(bytes),
+                Node::Link(target) => path = target,
+                Node::Unread => return None,
+            }
+        }
+        None
+    }
+
+    /// The files of the distroless status folder, sorted.
+    pub fn status_files(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let below = self.nodes.keys().filter(|path| {
+            // Beside each package's fields lies a list of its files.
+            path.starts_with(STATUS_FOLDER) && !path.ends_with(".md5sums")
+        });
+        below.filter_map(|path| self.file(path).map(|bytes| (path.as_str(), bytes)))
+    }
+
+    /// Package databases that are there and are not read.
+    pub fn unread(&self) -> impl Iterator<Item = &str> {
+        let unread = |(path, node): (&'_ String, &Node)| {
+            let lost = matches!(node, Node::Unread)
+                || matches!(node, Node::Link(_)) && self.file(path).is_none();
+            lost && !path.ends_with("os-release")
+        };
+        self.nodes
+            .iter()
+            .filter(move |(path, node)| unread((path, node)))
+            .map(|(path, _)| path.as_str())
+    }
+}
+
+impl Node {
+    fn size(&self) -> u64 {
+        match self {
+            Self::Content(bytes) => bytes.len() as u64,
+            Self::Link(_) | Self::Unread => 0,
+        }
+    }
+}
+
+fn is_wanted(path: &str) -> bool {
+    FILES.contains(&path) || path.starts_with(STATUS_FOLDER)
+}
+
+fn read_all(entry: &mut impl Read, path: &str) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    entry.take(FILE_LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_LIMIT {
+        return Err(io::Error::other(format!(
+            "{path} has more than {FILE_LIMIT} bytes"
+        )));
+    }
+    Ok(bytes)
+}
+
+/// A path from the root, without `.`, `..` and empty parts.
+fn clean(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+fn join(folder: &str, name: &str) -> String {
+    if folder.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{folder}/{name}")
+    }
+}
+
+/// `a/b` and `a` for `a/b/c`.
+fn parents(path: &str) -> impl Iterator<Item = &str> {
+    path.rmatch_indices('/')
+        .filter_map(|(at, _)| path.get(..at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    enum Item<'a> {
+        File(&'a str, &'a str),
+        Folder(&'a str),
+        Symlink(&'a str, &'a str),
+    }
+    use Item::{File, Folder, Symlink};
+
+    fn layer(items: &[Item<'_>]) -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
+        for item in items {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            match item {
+                File(path, content) => {
+                    header.set_size(content.len() as u64);
+                    archive
+                        .append_data(&mut header, path, content.as_bytes())
+                        .unwrap();
+                }
+                Folder(path) => {
+                    header.set_entry_type(tar::EntryType::Directory);
+                    header.set_size(0);
+                    archive.append_data(&mut header, path, io::empty()).unwrap();
+                }
+                Symlink(path, target) => {
+                    header.set_entry_type(tar::EntryType::Symlink);
+                    header.set_size(0);
+                    archive.append_link(&mut header, path, target).unwrap();
+                }
+            }
+        }
+        archive.into_inner().unwrap()
+    }
+
+    fn image(layers: &[&[Item<'_>]]) -> RootFs {
+        let mut image = RootFs::default();
+        for items in layers {
+            image.apply(layer(items).as_slice()).unwrap();
+        }
+        image
+    }
+
+    const STATUS: &str = "var/lib/dpkg/status";
+
+    #[test]
+    fn the_last_layer_counts() {
+        let image = image(&[
+            &[File("./var/lib/dpkg/status", "one"), File("bin/sh", "x")],
+            &[File(STATUS, "two")],
+            &[Folder("var/lib/dpkg")],
+        ]);
+        assert_eq!(image.file(STATUS), Some(b"two".as_slice()));
+        assert_eq!(image.nodes.len(), 1);
+    }
+
+    #[test]
+    fn whiteouts_delete_files_folders_and_contents_of_lower_layers_only() {
+        let base: &[Item<'_>] = &[
+            File(STATUS, "one"),
+            File("var/lib/dpkg/status.d/a", "a"),
+            File("lib/apk/db/installed", "x"),
+        ];
+        let gone = image(&[base, &[File("var/lib/dpkg/.wh.status", "")]]);
+        assert_eq!(gone.file(STATUS), None);
+        assert_eq!(gone.status_files().count(), 1);
+        let gone = image(&[base, &[File("var/.wh.lib", "")]]);
+        assert_eq!((gone.file(STATUS), gone.status_files().count()), (None, 0));
+        assert!(gone.file("lib/apk/db/installed").is_some());
+        // The order within a layer means nothing.
+        for items in [
+            [File("var/lib/dpkg/.wh..wh..opq", ""), File(STATUS, "two")],
+            [File(STATUS, "two"), File("var/lib/dpkg/.wh..wh..opq", "")],
+        ] {
+            let kept = image(&[base, &items]);
+            assert_eq!(kept.file(STATUS), Some(b"two".as_slice()));
+            assert_eq!(kept.status_files().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_becomes_a_file_takes_its_contents_along() {
+        let base: &[Item<'_>] = &[File(STATUS, "one")];
+        let replaced = image(&[base, &[Symlink("var/lib/dpkg", "elsewhere")]]);
+        assert_eq!(replaced.file(STATUS), None);
+    }
+
+    #[test]
+    fn symbolic_links_are_followed_and_circles_end() {
+        let linked = image(&[&[
+            Symlink("etc/os-release", "../usr/lib/os-release"),
+            File("usr/lib/os-release", "ID=debian"),
+        ]]);
+        assert_eq!(linked.file("etc/os-release"), Some(b"ID=debian".as_slice()));
+        let circle = image(&[&[
+            Symlink("etc/os-release", "/usr/lib/os-release"),
+            Symlink("usr/lib/os-release", "/etc/os-release"),
+        ]]);
+        assert_eq!(circle.file("etc/os-release"), None);
+    }
+
+    #[test]
+    fn a_database_that_is_not_read_is_named() {
+        let image = image(&[&[
+            File("var/lib/rpm/rpmdb.sqlite", "SQLite"),
+            Symlink(STATUS, "/somewhere/else"),
+        ]]);
+        assert_eq!(
+            image.unread().collect::<Vec<_>>(),
+            [STATUS, "var/lib/rpm/rpmdb.sqlite"]
+        );
+    }
+
+    #[test]
+    fn an_archive_that_is_cut_off_is_an_error() {
+        let whole = layer(&[File(STATUS, &"x".repeat(5000))]);
+        let mut image = RootFs::default();
+        assert!(image.apply(&whole[..2000]).is_err());
+    }
+}

@@ -1,0 +1,287 @@
+//! Brings documents and signatures to the images in a registry, and finds them there.
+//!
+//! Everything looks first: what is there is neither made nor sent again, and the image itself is never touched.
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+
+use super::artifact::{Artifact, Index, Manifest, referrers_tag};
+use super::key::{PrivateKey, PublicKey};
+use super::signature::{self, Signature};
+use crate::images::event::Reporter;
+use crate::images::hash::Sha256Digest;
+use crate::images::registry::retry::Policy;
+use crate::images::registry::upload::upload;
+use crate::images::registry::{Blob, BlobSource, Descriptor, RawManifest, Registry, RegistryError};
+
+/// How often the list under a tag is written when somebody else writes it at the same time.
+const LIST_ATTEMPTS: u32 = 5;
+/// The largest payload of a signature that is read, in bytes.
+const PAYLOAD_LIMIT: u64 = 1024 * 1024;
+
+/// One repository of a registry.
+pub struct Store<'a> {
+    /// The registry.
+    pub registry: &'a dyn Registry,
+    /// The repository's path in it.
+    pub repository: String,
+    /// How patiently broken uploads are resumed.
+    pub policy: Policy,
+    /// Who is told.
+    pub reporter: &'a dyn Reporter,
+}
+
+/// What refers to an image.
+#[derive(Debug)]
+pub struct Referrers {
+    /// The list.
+    pub entries: Vec<Descriptor>,
+    /// Clients keep the list, because the registry does not.
+    pub by_tag: bool,
+}
+
+impl Referrers {
+    /// Those with this type and these annotations, among others.
+    pub fn all(&self, artifact_type: &str, annotations: &[(&str, &str)]) -> Vec<&Descriptor> {
+        let fits = |entry: &&Descriptor| {
+            let wanted = |(key, value): &(&str, &str)| {
+                entry
+                    .annotations
+                    .get(*key)
+                    .is_some_and(|found| found == value)
+            };
+            entry.artifact_type.as_deref() == Some(artifact_type) && annotations.iter().all(wanted)
+        };
+        self.entries.iter().filter(fits).collect()
+    }
+}
+
+impl Store<'_> {
+    /// The image's own manifest.
+    pub async fn image(&self, digest: &str) -> Result<RawManifest, RegistryError> {
+        let manifest = self.registry.get_manifest(&self.repository, digest).await?;
+        manifest.ok_or_else(|| {
+            self.protocol(
+                &format!("reading {}@{digest}", self.repository),
+                "the registry does not have it: run `orch images push`",
+            )
+        })
+    }
+
+    /// What refers to `digest`.
+    pub async fn referrers(&self, digest: &str) -> Result<Referrers, RegistryError> {
+        match self.registry.referrers(&self.repository, digest).await? {
+            Some(entries) => Ok(Referrers {
+                entries,
+                by_tag: false,
+            }),
+            None => Ok(Referrers {
+                entries: self.list(digest).await?.manifests,
+                by_tag: true,
+            }),
+        }
+    }
+
+    /// Attaches an artifact to the image with `digest`, of which `known` refer to it already.
+    pub async fn attach(
+        &self,
+        digest: &str,
+        known: &Referrers,
+        artifact: &Artifact,
+    ) -> Result<(), RegistryError> {
+        let own = &artifact.descriptor.digest;
+        let listed = known.entries.iter().any(|entry| entry.digest == *own);
+        if listed && !known.by_tag {
+            return Ok(());
+        }
+        if !listed
+            || self
+                .registry
+                .head_manifest(&self.repository, own)
+                .await?
+                .is_none()
+        {
+            for bytes in &artifact.blobs {
+                self.send(bytes).await?;
+            }
+            let put = self
+                .registry
+                .put_manifest(&self.repository, own, &artifact.manifest);
+            if put.await?.subject.is_some() {
+                return Ok(());
+            }
+        }
+        self.join_list(digest, &artifact.descriptor).await
+    }
+
+    /// Signs the image with `digest`, unless a signature by `key` is there. True if it was not.
+    pub async fn sign(
+        &self,
+        name: &str,
+        digest: &str,
+        key: &PrivateKey,
+    ) -> Result<bool, RegistryError> {
+        let operation = format!("signing {}@{digest}", self.repository);
+        let broken = |error: serde_json::Error| self.protocol(&operation, &error.to_string());
+        let tag = signature::tag(digest);
+        let existing = self.signatures_manifest(digest).await?;
+        let found = self.signatures_of(existing.as_ref()).await?;
+        let public = key.public();
+        if found
+            .iter()
+            .any(|found| signature::vouches(&public, digest, found))
+        {
+            return Ok(false);
+        }
+        let made = signature::sign(key, name, digest).map_err(broken)?;
+        let (manifest, config) = signature::with(existing, &made).map_err(broken)?;
+        self.send(&made.payload).await?;
+        self.send(&config).await?;
+        let manifest = manifest.raw().map_err(broken)?;
+        self.registry
+            .put_manifest(&self.repository, &tag, &manifest)
+            .await?;
+        Ok(true)
+    }
+
+    /// Is the image with `digest` signed by the owner of `key`? Nothing: it is not signed at all.
+    pub async fn verify(
+        &self,
+        digest: &str,
+        key: &PublicKey,
+    ) -> Result<Option<bool>, RegistryError> {
+        let manifest = self.signatures_manifest(digest).await?;
+        let found = self.signatures_of(manifest.as_ref()).await?;
+        let vouched = found
+            .iter()
+            .any(|found| signature::vouches(key, digest, found));
+        Ok((!found.is_empty()).then_some(vouched))
+    }
+
+    async fn signatures_manifest(&self, digest: &str) -> Result<Option<Manifest>, RegistryError> {
+        let tag = signature::tag(digest);
+        let raw = self.registry.get_manifest(&self.repository, &tag).await?;
+        raw.map(|raw| {
+            serde_json::from_slice(&raw.bytes).map_err(|error| {
+                self.protocol(
+                    &format!("reading the signatures under {}:{tag}", self.repository),
+                    &format!("what is there is no image of signatures ({error})"),
+                )
+            })
+        })
+        .transpose()
+    }
+
+    async fn signatures_of(
+        &self,
+        manifest: Option<&Manifest>,
+    ) -> Result<Vec<Signature>, RegistryError> {
+        let mut found = Vec::new();
+        for layer in manifest.into_iter().flat_map(|manifest| &manifest.layers) {
+            let Some(signature) = signature::annotated(layer)
+                .filter(|_| layer.media_type == signature::PAYLOAD_MEDIA_TYPE)
+            else {
+                continue;
+            };
+            if let Some(payload) = self.small_blob(&layer.digest).await? {
+                found.push(Signature { payload, signature });
+            }
+        }
+        Ok(found)
+    }
+
+    /// A blob in memory, compared with its digest; nothing if the registry lost it.
+    async fn small_blob(&self, digest: &str) -> Result<Option<Bytes>, RegistryError> {
+        let operation = format!("reading blob {digest} of {}", self.repository);
+        let Some(mut stream) = self.registry.get_blob(&self.repository, digest).await? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        while let Some(chunk) = stream.try_next().await? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() as u64 > PAYLOAD_LIMIT {
+                return Err(self.protocol(&operation, "it is larger than any signature"));
+            }
+        }
+        if Sha256Digest::of(&bytes).to_string() != digest {
+            return Err(self.protocol(&operation, "the registry's bytes have another digest"));
+        }
+        Ok(Some(bytes.into()))
+    }
+
+    /// Brings a small blob into the repository, unless it is there.
+    async fn send(&self, bytes: &Bytes) -> Result<(), RegistryError> {
+        let digest = Sha256Digest::of(bytes).to_string();
+        if self.registry.head_blob(&self.repository, &digest).await? {
+            return Ok(());
+        }
+        let blob = Blob {
+            source: BlobSource::Memory(bytes.clone()),
+            digest,
+            size: bytes.len() as u64,
+            progress: None,
+        };
+        let (registry, policy) = (self.registry, self.policy);
+        upload(
+            registry,
+            &self.repository,
+            &blob,
+            None,
+            policy,
+            self.reporter,
+        )
+        .await
+        .map(|_| ())
+    }
+
+    /// The list that clients keep under a tag.
+    async fn list(&self, digest: &str) -> Result<Index, RegistryError> {
+        let tag = referrers_tag(digest);
+        let Some(raw) = self.registry.get_manifest(&self.repository, &tag).await? else {
+            return Ok(Index::empty());
+        };
+        serde_json::from_slice(&raw.bytes).map_err(|error| {
+            self.protocol(
+                &format!("reading the list of referrers {}:{tag}", self.repository),
+                &format!("what is there is no index ({error}): remove that tag"),
+            )
+        })
+    }
+
+    async fn join_list(&self, digest: &str, entry: &Descriptor) -> Result<(), RegistryError> {
+        let tag = referrers_tag(digest);
+        let operation = format!("adding to the list of referrers {}:{tag}", self.repository);
+        for _ in 0..LIST_ATTEMPTS {
+            // Read again after it was written: another client may have written an older list over it.
+            let mut index = self.list(digest).await?;
+            if !index.join(entry) {
+                return Ok(());
+            }
+            let raw = index
+                .raw()
+                .map_err(|error| self.protocol(&operation, &error.to_string()))?;
+            self.registry
+                .put_manifest(&self.repository, &tag, &raw)
+                .await?;
+        }
+        let index = self.list(digest).await?;
+        if index
+            .manifests
+            .iter()
+            .any(|other| other.digest == entry.digest)
+        {
+            return Ok(());
+        }
+        Err(self.protocol(
+            &operation,
+            "somebody else keeps writing it: run the command again",
+        ))
+    }
+
+    fn protocol(&self, operation: &str, reason: &str) -> RegistryError {
+        RegistryError::Protocol {
+            operation: operation.to_owned(),
+            reason: reason.to_owned(),
+        }
+    }
+}
