@@ -1,0 +1,345 @@
+//! Lists of packages, provenance and signatures at the real registry, read with other people's tools.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod images_registry;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use images_registry::RealRegistry;
+use serde_json::Value;
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const SPDX: &str = "application/spdx+json";
+const STATEMENT: &str = "application/vnd.in-toto+json";
+const PASSWORD: &str = "open sesame";
+
+/// A repository with one component, whose second layer replaces the first one's list of packages.
+struct Project {
+    folder: tempfile::TempDir,
+    namespace: String,
+    registry: RealRegistry,
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        let image = format!("{}/{}/app", self.registry.address, self.namespace);
+        let found = Command::new("docker")
+            .args(["image", "ls", "--quiet", "--no-trunc", &image])
+            .output();
+        let found = found.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        for id in found.unwrap_or_default().lines() {
+            let _ = Command::new("docker").args(["rmi", "--force", id]).output();
+        }
+    }
+}
+
+impl Project {
+    fn new(name: &str) -> Self {
+        let project = Self {
+            folder: tempfile::tempdir().unwrap(),
+            namespace: format!("attest-{name}-{}", std::process::id()),
+            registry: RealRegistry::start(),
+        };
+        let below = "Package: gone\nStatus: install ok installed\nVersion: 1\n";
+        let above = "Package: libc6\nStatus: install ok installed\nSource: glibc\nVersion: 2.36-9\nArchitecture: amd64\n";
+        let lock = "version = 4\n[[package]]\nname = \"serde\"\nversion = \"1.0.200\"\nsource = \"registry+https://github.com/rust-lang/crates.io-index\"\n";
+        for (path, text) in [
+            (
+                "app/Dockerfile",
+                "FROM scratch\nARG TOKEN=hush\nCOPY below /\nCOPY above /\n",
+            ),
+            ("app/below/etc/os-release", "ID=debian\nVERSION_ID=12\n"),
+            ("app/below/var/lib/dpkg/status", below),
+            ("app/above/var/lib/dpkg/status", above),
+            ("app/Cargo.lock", lock),
+            (
+                "deploy/pod.yaml",
+                "kind: Pod\nspec:\n  containers:\n  - image: app\n",
+            ),
+        ] {
+            let path = project.path(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        project
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(self.folder.path())
+            .env_remove("ORCH_FILE")
+            .env_remove("DOCKER_HUB_USERNAME")
+            .env("HOME", self.folder.path())
+            .env("DOCKER_CONFIG", self.path(".docker"))
+            .env("ORCH_CACHE", self.path(".cache"))
+            .env("COSIGN_PASSWORD", PASSWORD)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn orch(&self, arguments: &[&str]) -> Output {
+        self.command(assert_cmd::cargo::cargo_bin("orch"))
+            .args(["--output", "json", "images"])
+            .args(arguments)
+            .args(["--manifests", "deploy", "--registry"])
+            .args([&self.registry.address, "--namespace", &self.namespace])
+            .output()
+            .unwrap()
+    }
+
+    fn done(&self, arguments: &[&str]) -> Value {
+        let output = self.orch(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn code(&self, arguments: &[&str]) -> i32 {
+        self.orch(arguments).status.code().unwrap()
+    }
+
+    /// Runs another program and gives its stdout.
+    fn run(&self, program: &Path, arguments: &[&str]) -> String {
+        let output = self.command(program).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn digest(&self) -> String {
+        let lock: Value =
+            serde_json::from_slice(&fs::read(self.path("images.lock")).unwrap()).unwrap();
+        lock["components"]["app"]["digest"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    fn manifest(&self, reference: &str, kind: &str) -> Value {
+        let path = format!("/v2/{}/app/manifests/{reference}", self.namespace);
+        self.registry.json(&path, kind)
+    }
+
+    fn blob(&self, digest: &Value) -> String {
+        let digest = digest.as_str().unwrap();
+        let path = format!("/v2/{}/app/blobs/{digest}", self.namespace);
+        self.registry.get(&path, "*/*").unwrap()
+    }
+
+    /// A new private key and its public half.
+    fn key(&self, name: &str) -> (String, String) {
+        let (private, public) = (format!("{name}.key"), format!("{name}.pub"));
+        let openssl = Path::new("openssl");
+        let curve = "ec_paramgen_curve:P-256";
+        self.run(
+            openssl,
+            &[
+                "genpkey",
+                "-algorithm",
+                "EC",
+                "-pkeyopt",
+                curve,
+                "-out",
+                &private,
+            ],
+        );
+        self.run(
+            openssl,
+            &["pkey", "-in", &private, "-pubout", "-out", &public],
+        );
+        (private, public)
+    }
+}
+
+#[test]
+fn what_is_said_about_an_image_is_found_at_its_digest_and_said_once() {
+    let project = Project::new("all");
+    let (private, public) = project.key("mine");
+    project.done(&["push"]);
+    let digest = project.digest();
+    let everything = ["attest", "--sbom", "--provenance", "--key", &private];
+    let first = project.done(&everything);
+    assert_eq!(first["app"]["added"], 3, "{first}");
+    let list = digest.replace(':', "-");
+    let index = project.manifest(&list, INDEX);
+    let again = project.done(&everything);
+    assert_eq!(again["app"]["added"], 0, "{again}");
+    assert_eq!(again["app"]["sbom"], first["app"]["sbom"]);
+    assert_eq!(project.manifest(&list, INDEX), index);
+    // The image is what it was.
+    project.done(&["push", "--sbom", "--provenance", "--key", &private]);
+    assert_eq!(project.digest(), digest);
+    assert_eq!(project.manifest(&list, INDEX), index);
+
+    let entries = index["manifests"].as_array().unwrap();
+    assert_eq!(entries.len(), 2);
+    let document = |kind: &str| -> Value {
+        let entry = entries.iter().find(|entry| entry["artifactType"] == kind);
+        let digest = entry.unwrap()["digest"].as_str().unwrap();
+        let manifest = project.manifest(digest, MANIFEST);
+        assert_eq!(manifest["subject"]["digest"], project.digest());
+        assert_eq!(manifest["artifactType"], kind);
+        let text = project.blob(&manifest["layers"][0]["digest"]);
+        assert!(!text.contains("hush"), "{text}");
+        serde_json::from_str(&text).unwrap()
+    };
+    let sbom = document(SPDX);
+    let packages = sbom["packages"].as_array().unwrap();
+    let mut names: Vec<&str> = packages
+        .iter()
+        .map(|package| package["name"].as_str().unwrap())
+        .filter(|name| !name.contains('/'))
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, ["debian", "libc6", "serde"]);
+    let statement = document(STATEMENT);
+    assert_eq!(
+        statement["subject"][0]["digest"]["sha256"],
+        digest.strip_prefix("sha256:").unwrap()
+    );
+    // The layers come from the registry when this machine does not have them.
+    fs::remove_dir_all(project.path(".cache")).unwrap();
+    assert_eq!(project.done(&["sbom", "app"]), sbom);
+
+    // Without a line of ours: what cosign's format says is signed, and OpenSSL says by whom.
+    let signatures = project.manifest(&format!("{list}.sig"), MANIFEST);
+    let layer = &signatures["layers"][0];
+    let payload = project.blob(&layer["digest"]);
+    let parsed: Value = serde_json::from_str(&payload).unwrap();
+    assert_eq!(
+        parsed["critical"]["image"]["docker-manifest-digest"],
+        digest
+    );
+    let signature = layer["annotations"]["dev.cosignproject.cosign/signature"].as_str();
+    fs::write(project.path("payload"), payload).unwrap();
+    fs::write(
+        project.path("signature"),
+        STANDARD.decode(signature.unwrap()).unwrap(),
+    )
+    .unwrap();
+    let openssl = Path::new("openssl");
+    let verify = ["dgst", "-sha256", "-verify", &public];
+    let said = project.run(
+        openssl,
+        &[&verify[..], &["-signature", "signature", "payload"]].concat(),
+    );
+    assert_eq!(said.trim(), "Verified OK");
+}
+
+#[test]
+fn verify_tells_one_key_from_another_and_from_none() {
+    let project = Project::new("verify");
+    let (mine, my_public) = project.key("mine");
+    let (theirs, their_public) = project.key("theirs");
+    project.done(&["push", "--key", &theirs]);
+    let verdict = |key: &str| {
+        let output = project.orch(&["verify", "--key", key]);
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let verdict = found[0]["verdict"].as_str().unwrap().to_owned();
+        (output.status.code().unwrap(), verdict)
+    };
+    assert_eq!(verdict(&their_public), (0, "signed".to_owned()));
+    assert_eq!(verdict(&my_public), (15, "other_key".to_owned()));
+    project.done(&["attest", "--sign", "--key", &mine]);
+    assert_eq!(verdict(&their_public), (0, "signed".to_owned()));
+    assert_eq!(verdict(&my_public), (0, "signed".to_owned()));
+}
+
+#[test]
+fn what_cannot_be_said_truly_is_not_said() {
+    let project = Project::new("refusals");
+    let (private, public) = project.key("mine");
+    assert_eq!(project.code(&["attest"]), 3, "never pushed");
+    project.done(&["push"]);
+    assert_eq!(project.code(&["verify", "--key", &public]), 15);
+    assert_eq!(project.code(&["attest", "--sign"]), 2, "no key");
+    assert_eq!(
+        project.code(&["attest", "--key", &public]),
+        3,
+        "no private key"
+    );
+    fs::write(project.path("app/above/new"), "x").unwrap();
+    assert_eq!(project.code(&["attest"]), 10, "other sources");
+    assert_eq!(project.code(&["sbom", "app"]), 10, "other sources");
+    // A signature is about the digest, whatever the sources are by now.
+    project.done(&["attest", "--sign", "--key", &private]);
+    assert_eq!(project.code(&["verify", "--key", &public]), 0);
+}
+
+/// cosign itself: `ORCH_COSIGN`, or the one in PATH. The other tests prove the format without it.
+fn cosign() -> Option<PathBuf> {
+    let named = std::env::var_os("ORCH_COSIGN").map(PathBuf::from);
+    named.or_else(|| {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path)
+            .map(|folder| folder.join("cosign"))
+            .find(|program| program.is_file())
+    })
+}
+
+#[test]
+fn cosign_verifies_what_we_sign_and_we_verify_what_it_signs() {
+    let Some(cosign) = cosign() else { return };
+    let project = Project::new("cosign");
+    project.run(&cosign, &["generate-key-pair"]);
+    project.done(&["push", "--key", "cosign.key"]);
+    let image = format!(
+        "{}/{}/app@{}",
+        project.registry.address,
+        project.namespace,
+        project.digest()
+    );
+    let insecure = ["--allow-insecure-registry", "--allow-http-registry", &image];
+    let verify = [
+        "verify",
+        "--key",
+        "cosign.pub",
+        "--insecure-ignore-tlog=true",
+    ];
+    let said = project.run(&cosign, &[&verify[..], &insecure].concat());
+    let said: Value = serde_json::from_str(&said).unwrap();
+    let signed = &said[0]["critical"]["image"]["docker-manifest-digest"];
+    assert_eq!(*signed, project.digest());
+    assert_eq!(said.as_array().unwrap().len(), 1);
+    // Its own signature beside ours.
+    let (private, public) = project.key("other");
+    let sign = [
+        "sign",
+        "--key",
+        "cosign.key",
+        "--tlog-upload=false",
+        "--yes",
+    ];
+    fs::write(project.path("app/above/new"), "another image").unwrap();
+    project.done(&["push"]);
+    let image = format!(
+        "{}/{}/app@{}",
+        project.registry.address,
+        project.namespace,
+        project.digest()
+    );
+    let insecure = ["--allow-insecure-registry", "--allow-http-registry", &image];
+    project.run(&cosign, &[&sign[..], &insecure].concat());
+    assert_eq!(project.code(&["verify", "--key", "cosign.pub"]), 0);
+    let again = project.done(&["attest", "--sign", "--key", "cosign.key"]);
+    assert_eq!(
+        again["app"]["added"], 0,
+        "cosign signed it already: {again}"
+    );
+    project.done(&["attest", "--sign", "--key", &private]);
+    assert_eq!(project.code(&["verify", "--key", &public]), 0);
+    project.run(&cosign, &[&verify[..], &insecure].concat());
+}
