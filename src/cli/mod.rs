@@ -54,7 +54,7 @@ pub enum Command {
     /// Remove the machines and everything that belongs to them
     Destroy,
     /// Build, name by content, push and pin images
-    Images(images::ImagesArgs),
+    Images(Box<images::ImagesArgs>),
     /// Apply the stacks' manifests and wait until everything runs
     Apply(apply::ApplyArguments),
     /// Nodes, rollouts, endpoints and digests as they are now

@@ -130,7 +130,7 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
             {
                 Some(description) => {
                     doctor::enter_docker_group(ui);
-                    return publish::run_alone(&cli.file, description, arguments, ui).await;
+                    return publish::run_alone(&cli.file, description, *arguments, ui).await;
                 }
                 None => Command::Images(arguments),
             }
@@ -157,7 +157,7 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
         Command::Start => create::start(&context).await?,
         Command::Stop => cluster::stop(&context).await?,
         Command::Destroy => cluster::destroy(&context).await?,
-        Command::Images(arguments) => return publish::run(&context, arguments).await,
+        Command::Images(arguments) => return publish::run(&context, *arguments).await,
         Command::Apply(arguments) => manifests::run(&context, &arguments).await?,
         Command::Status => status::run(&context).await?,
         Command::Doctor(arguments) => return doctor::run(&context, arguments.fix).await,
