@@ -172,7 +172,7 @@ fn what_is_said_about_an_image_is_found_at_its_digest_and_said_once() {
     let digest = project.digest();
     let everything = ["attest", "--sbom", "--provenance", "--key", &private];
     let first = project.done(&everything);
-    assert_eq!(first["app"]["added"], 3, "{first}");
+    assert_eq!(first["app"]["added"], 5, "{first}");
     let list = digest.replace(':', "-");
     let index = project.manifest(&list, INDEX);
     let again = project.done(&everything);
@@ -295,7 +295,7 @@ fn cosign_verifies_what_we_sign_and_we_verify_what_it_signs() {
     let Some(cosign) = cosign() else { return };
     let project = Project::new("cosign");
     project.run(&cosign, &["generate-key-pair"]);
-    project.done(&["push", "--key", "cosign.key"]);
+    project.done(&["push", "--key", "cosign.key", "--sbom", "--provenance"]);
     let image = format!(
         "{}/{}/app@{}",
         project.registry.address,
@@ -314,6 +314,20 @@ fn cosign_verifies_what_we_sign_and_we_verify_what_it_signs() {
     let signed = &said[0]["critical"]["image"]["docker-manifest-digest"];
     assert_eq!(*signed, project.digest());
     assert_eq!(said.as_array().unwrap().len(), 1);
+    for (kind, states) in [
+        ("slsaprovenance1", "https://slsa.dev/provenance/v1"),
+        ("spdxjson", "https://spdx.dev/Document"),
+    ] {
+        let verify = ["verify-attestation", "--key", "cosign.pub", "--type", kind];
+        let offline = ["--insecure-ignore-tlog=true"];
+        let said = project.run(&cosign, &[&verify[..], &offline, &insecure].concat());
+        let envelope: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+        let payload = STANDARD
+            .decode(envelope["payload"].as_str().unwrap())
+            .unwrap();
+        let statement: Value = serde_json::from_slice(&payload).unwrap();
+        assert_eq!(statement["predicateType"], states);
+    }
     // Its own signature beside ours.
     let (private, public) = project.key("other");
     let sign = [

@@ -17,7 +17,7 @@ pub struct AttestOptions {
     #[arg(long, value_name = "FILE", help_heading = "Attest")]
     pub key: Option<PathBuf>,
     /// File whose first line is the key's password [default: COSIGN_PASSWORD]
-    #[arg(long, value_name = "FILE", requires = "key", help_heading = "Attest")]
+    #[arg(long, value_name = "FILE", help_heading = "Attest")]
     pub password_file: Option<PathBuf>,
 }
 

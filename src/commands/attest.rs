@@ -16,7 +16,7 @@ pub(super) fn wanted(configured: Attest, command: &ImagesCommand) -> anyhow::Res
         ImagesCommand::Push(push) => Ok(Attest {
             sbom: configured.sbom || push.attest.sbom,
             provenance: configured.provenance || push.attest.provenance,
-            key: key(&push.attest).or(configured.key),
+            key: key(&push.attest, configured.key),
         }),
         ImagesCommand::Attest(arguments) => only(configured, arguments),
         _ => Ok(configured),
@@ -26,30 +26,30 @@ pub(super) fn wanted(configured: Attest, command: &ImagesCommand) -> anyhow::Res
 /// Exactly what the options name; without any, what orch.yaml names; without that, both documents.
 fn only(configured: Attest, arguments: &AttestArgs) -> anyhow::Result<Attest> {
     let AttestArgs { options, sign, .. } = arguments;
-    let given = key(options);
-    if *sign && given.is_none() && configured.key.is_none() {
+    // Only --sign or no option at all bring orch.yaml's key in.
+    let all = !options.sbom && !options.provenance && !*sign;
+    let key = key(options, configured.key.filter(|_| *sign || all));
+    if *sign && key.is_none() {
         let missing = anyhow::anyhow!("name a private key with --key");
         return Err(missing).exit(Exit::Usage, "signing images");
     }
-    if options.sbom || options.provenance || *sign {
-        return Ok(Attest {
-            sbom: options.sbom,
-            provenance: options.provenance,
-            key: given.or(configured.key.filter(|_| *sign)),
-        });
-    }
     let documents = !configured.sbom && !configured.provenance;
     Ok(Attest {
-        sbom: configured.sbom || documents,
-        provenance: configured.provenance || documents,
-        key: given.or(configured.key),
+        sbom: options.sbom || all && (documents || configured.sbom),
+        provenance: options.provenance || all && (documents || configured.provenance),
+        key,
     })
 }
 
-fn key(options: &AttestOptions) -> Option<KeyFile> {
-    options.key.clone().map(|path| KeyFile {
+/// The key of the options, otherwise that of orch.yaml; either with the password that the options name.
+fn key(options: &AttestOptions, configured: Option<KeyFile>) -> Option<KeyFile> {
+    let given = options.key.clone().map(|path| KeyFile {
         path,
-        password_file: options.password_file.clone(),
+        password_file: None,
+    });
+    given.or(configured).map(|key| KeyFile {
+        password_file: options.password_file.clone().or(key.password_file),
+        path: key.path,
     })
 }
 

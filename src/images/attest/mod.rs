@@ -1,10 +1,11 @@
 //! What is said about an image that is in a registry: which packages it has, what it was built from, and who vouches for it.
 //!
-//! [`sbom`] and [`provenance`] write documents, [`artifact`] makes OCI artifacts of them, [`signature`] and [`key`] sign in
+//! [`sbom`] and [`provenance`] write documents, [`artifact`] makes OCI artifacts of them, [`signature`], [`dsse`] and [`key`] sign in
 //! cosign's form, [`store`] brings all of it to a registry. Boundary: an image is given by its digest and is never changed;
 //! which images and when is for [`super::execute`] to say.
 
 pub mod artifact;
+pub mod dsse;
 pub mod git;
 pub mod key;
 pub mod packages;

@@ -25,7 +25,7 @@ const SUBSTITUTE: &str = "substitute:";
 /// Marks the identity of a base that is another component, before its input hash.
 pub const COMPONENT: &str = "component:";
 /// Type of a statement.
-const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
+pub(super) const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
 
 /// What is known about a build.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::AttestError;
 use super::packages::os::Distribution;
-use super::packages::{Packages, apk, cargo, dpkg};
+use super::packages::{Package, Packages, apk, cargo, dpkg, golang, npm, python};
 use super::rootfs::RootFs;
 use super::spdx::Bom;
 use crate::images::context::{Context, Kind};
@@ -21,6 +21,9 @@ const LOCK_LIMIT: u64 = 16 * 1024 * 1024;
 /// What a compressed layer starts with: gzip, zstd.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// Reads the text of a lock file found at a place.
+type Parser = fn(&str, &str) -> Result<Vec<Package>, String>;
 
 /// An image whose layers are on this machine.
 #[derive(Debug, Clone)]
@@ -97,7 +100,14 @@ fn installed(files: &RootFs, packages: &mut Packages) -> Option<Distribution> {
 fn locked(context: &Context, packages: &mut Packages, remarks: &mut Vec<String>) {
     for entry in context.entries.iter() {
         let name = entry.path.rsplit('/').next().unwrap_or_default();
-        let (Kind::File { stamp, .. }, "Cargo.lock") = (&entry.kind, name) else {
+        let parse: Parser = match name {
+            "Cargo.lock" => cargo::parse,
+            "package-lock.json" => npm::parse,
+            "go.mod" => |text, place| Ok(golang::parse(text, place)),
+            "requirements.txt" => |text, place| Ok(python::parse(text, place)),
+            _ => continue,
+        };
+        let Kind::File { stamp, .. } = &entry.kind else {
             continue;
         };
         let read = if stamp.size > LOCK_LIMIT {
@@ -108,7 +118,7 @@ fn locked(context: &Context, packages: &mut Packages, remarks: &mut Vec<String>)
         };
         let parsed = read
             .map_err(|reason| format!("{}: {reason}", entry.path))
-            .and_then(|text| cargo::parse(&text, &entry.path));
+            .and_then(|text| parse(&text, &entry.path));
         match parsed {
             Ok(found) => found.into_iter().for_each(|package| packages.add(package)),
             Err(reason) => remarks.push(format!(

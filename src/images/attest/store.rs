@@ -6,8 +6,10 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 
 use super::artifact::{Artifact, Index, Manifest, referrers_tag};
+use super::dsse;
 use super::key::{PrivateKey, PublicKey};
 use super::signature::{self, Signature};
+use super::{provenance, spdx};
 use crate::images::event::Reporter;
 use crate::images::hash::Sha256Digest;
 use crate::images::registry::retry::Policy;
@@ -18,6 +20,8 @@ use crate::images::registry::{Blob, BlobSource, Descriptor, RawManifest, Registr
 const LIST_ATTEMPTS: u32 = 5;
 /// The largest payload of a signature that is read, in bytes.
 const PAYLOAD_LIMIT: u64 = 1024 * 1024;
+/// The largest document that is read, in bytes. A thousand packages take less than one of them.
+const DOCUMENT_LIMIT: u64 = 64 * 1024 * 1024;
 
 /// One repository of a registry.
 pub struct Store<'a> {
@@ -158,9 +162,77 @@ impl Store<'_> {
         Ok((!found.is_empty()).then_some(vouched))
     }
 
+    /// Stores the document of `artifact`, which refers to `digest`, as a statement that `key` signs, unless it did. True if not.
+    pub async fn seal(
+        &self,
+        name: &str,
+        digest: &str,
+        artifact: &str,
+        key: &PrivateKey,
+    ) -> Result<bool, RegistryError> {
+        let operation = format!("signing what is said about {}@{digest}", self.repository);
+        let broken = |error: serde_json::Error| self.protocol(&operation, &error.to_string());
+        let (predicate, statement) = self.statement(name, digest, artifact).await?;
+        let tag = dsse::tag(digest);
+        let existing = self.signing_manifest(&tag).await?;
+        let public = key.public();
+        for layer in existing.iter().flat_map(|manifest| &manifest.layers) {
+            let states = layer.annotations.get(dsse::PREDICATE_ANNOTATION);
+            if layer.media_type != dsse::MEDIA_TYPE || states.is_none_or(|found| found != predicate)
+            {
+                continue;
+            }
+            // Base64 makes four bytes of three.
+            let envelope = self.small_blob(&layer.digest, DOCUMENT_LIMIT * 2).await?;
+            let opened = envelope.and_then(|envelope| dsse::open(&public, &envelope));
+            if opened.is_some_and(|found| found == statement) {
+                return Ok(false);
+            }
+        }
+        let envelope: Bytes = dsse::seal(key, &statement).map_err(broken)?.into();
+        let layer = dsse::layer(&envelope, predicate);
+        let (manifest, config) = signature::collect(existing, layer).map_err(broken)?;
+        self.send(&envelope).await?;
+        self.send(&config).await?;
+        let manifest = manifest.raw().map_err(broken)?;
+        self.registry
+            .put_manifest(&self.repository, &tag, &manifest)
+            .await?;
+        Ok(true)
+    }
+
+    /// The document of an artifact as a statement, and what it states.
+    async fn statement(
+        &self,
+        name: &str,
+        digest: &str,
+        artifact: &str,
+    ) -> Result<(&'static str, Vec<u8>), RegistryError> {
+        let operation = format!("reading {}@{artifact}", self.repository);
+        let raw = self.image(artifact).await?;
+        let manifest: Manifest = serde_json::from_slice(&raw.bytes)
+            .map_err(|error| self.protocol(&operation, &error.to_string()))?;
+        let Some(layer) = manifest.layers.first() else {
+            return Err(self.protocol(&operation, "it holds no document"));
+        };
+        let document = self.small_blob(&layer.digest, DOCUMENT_LIMIT).await?;
+        let document =
+            document.ok_or_else(|| self.protocol(&operation, "the registry lost its document"))?;
+        if layer.media_type == spdx::MEDIA_TYPE {
+            let statement = dsse::spdx_statement(name, digest, &document);
+            let statement =
+                statement.map_err(|error| self.protocol(&operation, &error.to_string()))?;
+            return Ok((dsse::SPDX_PREDICATE, statement));
+        }
+        Ok((provenance::PREDICATE_TYPE, document.to_vec()))
+    }
+
     async fn signatures_manifest(&self, digest: &str) -> Result<Option<Manifest>, RegistryError> {
-        let tag = signature::tag(digest);
-        let raw = self.registry.get_manifest(&self.repository, &tag).await?;
+        self.signing_manifest(&signature::tag(digest)).await
+    }
+
+    async fn signing_manifest(&self, tag: &str) -> Result<Option<Manifest>, RegistryError> {
+        let raw = self.registry.get_manifest(&self.repository, tag).await?;
         raw.map(|raw| {
             serde_json::from_slice(&raw.bytes).map_err(|error| {
                 self.protocol(
@@ -183,7 +255,7 @@ impl Store<'_> {
             else {
                 continue;
             };
-            if let Some(payload) = self.small_blob(&layer.digest).await? {
+            if let Some(payload) = self.small_blob(&layer.digest, PAYLOAD_LIMIT).await? {
                 found.push(Signature { payload, signature });
             }
         }
@@ -191,7 +263,7 @@ impl Store<'_> {
     }
 
     /// A blob in memory, compared with its digest; nothing if the registry lost it.
-    async fn small_blob(&self, digest: &str) -> Result<Option<Bytes>, RegistryError> {
+    async fn small_blob(&self, digest: &str, limit: u64) -> Result<Option<Bytes>, RegistryError> {
         let operation = format!("reading blob {digest} of {}", self.repository);
         let Some(mut stream) = self.registry.get_blob(&self.repository, digest).await? else {
             return Ok(None);
@@ -199,8 +271,8 @@ impl Store<'_> {
         let mut bytes = Vec::new();
         while let Some(chunk) = stream.try_next().await? {
             bytes.extend_from_slice(&chunk);
-            if bytes.len() as u64 > PAYLOAD_LIMIT {
-                return Err(self.protocol(&operation, "it is larger than any signature"));
+            if bytes.len() as u64 > limit {
+                return Err(self.protocol(&operation, &format!("it has more than {limit} bytes")));
             }
         }
         if Sha256Digest::of(&bytes).to_string() != digest {

@@ -254,12 +254,23 @@ impl Pipeline {
                 let (digest, new) =
                     attach_provenance(&store, source, build, &manifest, &known).await?;
                 self.attached(&mut attested, name, "provenance", new);
+                if let Some(key) = key {
+                    let new = store.seal(&entry.repository, &entry.digest, &digest, key);
+                    let new = new.await?;
+                    self.attached(&mut attested, name, "signed provenance", new);
+                }
                 attested.provenance = Some(digest);
             }
             if wanted.sbom {
                 for image in self.platforms(&store, source, manifest).await? {
                     let (digest, new) = self.attach_sbom(&store, source, entry, &image).await?;
                     self.attached(&mut attested, name, "list of packages", new);
+                    if let Some(key) = key {
+                        let subject = image.manifest.digest();
+                        let new = store.seal(&entry.repository, &subject, &digest, key);
+                        let new = new.await?;
+                        self.attached(&mut attested, name, "signed list of packages", new);
+                    }
                     attested.sbom.push(digest);
                 }
             }

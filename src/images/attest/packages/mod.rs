@@ -5,7 +5,10 @@
 pub mod apk;
 pub mod cargo;
 pub mod dpkg;
+pub mod golang;
+pub mod npm;
 pub mod os;
+pub mod python;
 
 use std::collections::{BTreeMap, BTreeSet};
 
