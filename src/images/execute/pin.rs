@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use crate::images::ImageError;
 use crate::images::destination::Destination;
-use crate::images::event::ImageEvent;
 use crate::images::lock::Lock;
 use crate::images::pin::{self, Asking, Change, Given, Manifest, Ours, PinError};
 
@@ -70,15 +69,7 @@ impl Pinning {
             lock.write(&self.lock)?;
             pin::write(&edits)?;
         }
-        let changes: Vec<Change> = edits.into_iter().flat_map(|edit| edit.changes).collect();
-        for change in changes.iter().filter(|_| !choice.dry_run) {
-            self.asking.reporter.event(ImageEvent::Pinned {
-                file: change.path.display().to_string(),
-                line: change.line,
-                reference: change.after.clone(),
-            });
-        }
-        Ok(changes)
+        Ok(edits.into_iter().flat_map(|edit| edit.changes).collect())
     }
 
     /// Gives the manifests back what stood there before they were pinned.

@@ -14,7 +14,7 @@ mod split;
 mod template;
 mod upstream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -252,13 +252,11 @@ pub async fn pin_given(
     given: &Given,
     asking: Option<(&Asking, bool)>,
 ) -> Result<Vec<Edit>, ImageError> {
-    given.check_used(manifests, ours)?;
+    let distinct = distinct(manifests);
+    given.check_used(&distinct, ours)?;
     let mut digests = BTreeMap::new();
     if let Some((asking, update)) = asking {
-        let images = manifests
-            .iter()
-            .flat_map(|manifest| manifest.images.iter().map(move |image| (manifest, image)));
-        let wanted = images.filter(|(_, image)| {
+        let wanted = distinct.into_iter().filter(|(_, image)| {
             given.find(&image.value, ours).is_none()
                 && upstream::is_wanted(&image.value, ours, update)
         });
@@ -310,14 +308,36 @@ fn edit_all(
     manifests: &[Manifest],
     replacement: impl Fn(&Manifest, &ImageScalar) -> Result<Option<New>, PinError>,
 ) -> Result<Vec<Edit>, PinError> {
+    // What becomes of an image depends on nothing but its name, and a large file has few names.
+    let mut known: HashMap<&str, Option<New>> = HashMap::new();
     let mut edits = Vec::new();
     for manifest in manifests {
-        let images = manifest.images.iter();
-        let wanted: Result<Vec<Option<New>>, PinError> =
-            images.map(|image| replacement(manifest, image)).collect();
-        edits.extend(edit(manifest, wanted?)?);
+        let mut wanted = Vec::with_capacity(manifest.images.len());
+        for image in &manifest.images {
+            let new = match known.get(image.value.as_str()) {
+                Some(new) => new.clone(),
+                None => {
+                    let new = replacement(manifest, image)?;
+                    known.insert(&image.value, new.clone());
+                    new
+                }
+            };
+            wanted.push(new);
+        }
+        edits.extend(edit(manifest, wanted)?);
     }
     Ok(edits)
+}
+
+/// All images of different names, each where it stands first.
+fn distinct(manifests: &[Manifest]) -> Vec<(&Manifest, &ImageScalar)> {
+    let mut seen = BTreeSet::new();
+    let images = manifests
+        .iter()
+        .flat_map(|manifest| manifest.images.iter().map(move |image| (manifest, image)));
+    images
+        .filter(|(_, image)| seen.insert(image.value.as_str()))
+        .collect()
 }
 
 /// The edit that makes `wanted` of the manifest's images, if it changes anything.

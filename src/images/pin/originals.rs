@@ -2,7 +2,7 @@
 //!
 //! Kept in `images.lock` by file, in the file's order. Boundary: decides what is remembered; [`crate::images::lock`] stores it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::{Component, Path, PathBuf};
 
 use super::edit::New;
@@ -21,6 +21,7 @@ pub fn record(
     lock: &Path,
 ) -> Originals {
     let mut originals = known.clone();
+    let mut keys = Keys::new(ours);
     for manifest in manifests {
         let file = relative(&manifest.path, lock);
         let mut before = Queues::new(known.get(&file));
@@ -30,20 +31,20 @@ pub fn record(
             let value = new
                 .and_then(|new| new.says.as_ref())
                 .unwrap_or(&image.value);
-            let kept = before.take(image, ours).flatten();
+            let kept = before.take(image, &mut keys).flatten();
             let text = if is_pinned(&image.value) {
                 kept
             } else {
                 new.map(|_| manifest.written(image).to_owned())
             };
             Original {
-                image: key(value, ours),
+                image: keys.of(value),
                 text,
             }
         });
         let mut all: Vec<Original> = all.collect();
         // Which of several equal images it was matters, and nothing of the others.
-        let remembered: Vec<String> = all
+        let remembered: BTreeSet<String> = all
             .iter()
             .filter(|original| original.text.is_some())
             .map(|original| original.image.clone())
@@ -75,14 +76,20 @@ pub(super) fn restore(
     lock: &Path,
 ) -> Vec<Option<New>> {
     let mut before = Queues::new(known.get(&relative(&manifest.path, lock)));
+    let mut keys = Keys::new(ours);
+    let mut bare: HashMap<(&str, bool), Option<New>> = HashMap::new();
     let images = manifest.images.iter();
     let restored = images.map(|image| {
-        let original = before.take(image, ours).flatten();
+        let original = before.take(image, &mut keys).flatten();
         match original.filter(|_| is_pinned(&image.value)) {
             Some(text) => Some(New { text, says: None }),
-            None => ours
-                .pinned_component(&image.value)
-                .map(|component| New::named(super::bare(component, image.plain))),
+            None => bare
+                .entry((&image.value, image.plain))
+                .or_insert_with(|| {
+                    let component = ours.pinned_component(&image.value)?;
+                    Some(New::named(super::bare(component, image.plain)))
+                })
+                .clone(),
         }
     });
     restored.collect()
@@ -101,10 +108,10 @@ impl<'known> Queues<'known> {
         Self(queues)
     }
 
-    fn take(&mut self, image: &ImageScalar, ours: &Ours) -> Option<Option<String>> {
+    fn take(&mut self, image: &ImageScalar, keys: &mut Keys<'_>) -> Option<Option<String>> {
         // A component may have been recorded before it was known as one.
         let plain = without_digest(&image.value);
-        let key = key(&image.value, ours);
+        let key = keys.of(&image.value);
         let queue = match self.0.get_mut(key.as_str()) {
             Some(queue) => Some(queue),
             None => self.0.get_mut(plain),
@@ -113,11 +120,31 @@ impl<'known> Queues<'known> {
     }
 }
 
-fn key(value: &str, ours: &Ours) -> String {
-    let component = ours.component_of(value);
-    component
-        .unwrap_or_else(|| without_digest(value))
-        .to_owned()
+/// What images are called in the lock.
+struct Keys<'ours> {
+    ours: &'ours Ours,
+    known: HashMap<String, String>,
+}
+
+impl<'ours> Keys<'ours> {
+    fn new(ours: &'ours Ours) -> Self {
+        Self {
+            ours,
+            known: HashMap::new(),
+        }
+    }
+
+    fn of(&mut self, value: &str) -> String {
+        if let Some(key) = self.known.get(value) {
+            return key.clone();
+        }
+        let component = self.ours.component_of(value);
+        let key = component
+            .unwrap_or_else(|| without_digest(value))
+            .to_owned();
+        self.known.insert(value.to_owned(), key.clone());
+        key
+    }
 }
 
 pub(super) fn without_digest(image: &str) -> &str {

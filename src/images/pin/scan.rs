@@ -382,7 +382,7 @@ impl<'text, 'roles> Walk<'text, 'roles> {
         self.images.sort_by_key(|image| image.span.start);
         Ok(Scan {
             images: self.images,
-            meaning: self.meaning.hash.finalize().into(),
+            meaning: self.meaning.hash(),
         })
     }
 
@@ -517,16 +517,16 @@ impl<'text> Cursor<'text> {
     }
 }
 
-/// A hash of events. Quotes may come or go without a change of meaning for a string; everything else must stay.
+/// What events mean, in bytes. Quotes may come or go without a change of meaning for a string; everything else must stay.
 #[derive(Default)]
 struct Meaning {
-    hash: Sha256,
+    bytes: Vec<u8>,
 }
 
 impl Meaning {
     fn node(&mut self, kind: u8, anchor: usize, tag: Option<&Tag>) {
-        self.hash.update([kind, u8::from(tag.is_some())]);
-        self.hash.update(anchor.to_le_bytes());
+        self.bytes.extend([kind, u8::from(tag.is_some())]);
+        self.bytes.extend(anchor.to_le_bytes());
         if let Some(tag) = tag {
             self.text(&tag.handle);
             self.text(&tag.suffix);
@@ -534,12 +534,16 @@ impl Meaning {
     }
 
     fn scalar(&mut self, value: &str, style: ScalarStyle) {
-        self.hash.update([u8::from(style == ScalarStyle::Plain)]);
+        self.bytes.push(u8::from(style == ScalarStyle::Plain));
         self.text(value);
     }
 
     fn text(&mut self, text: &str) {
-        self.hash.update(text.len().to_le_bytes());
-        self.hash.update(text);
+        self.bytes.extend(text.len().to_le_bytes());
+        self.bytes.extend_from_slice(text.as_bytes());
+    }
+
+    fn hash(&self) -> [u8; 32] {
+        Sha256::digest(&self.bytes).into()
     }
 }

@@ -67,14 +67,14 @@ impl Given {
     }
 
     /// Names that are in no manifest are typing errors.
-    pub(super) fn check_used(&self, manifests: &[Manifest], ours: &Ours) -> Result<(), PinError> {
-        let images: Vec<&ImageScalar> = manifests
-            .iter()
-            .flat_map(|manifest| &manifest.images)
-            .collect();
+    pub(super) fn check_used(
+        &self,
+        images: &[(&Manifest, &ImageScalar)],
+        ours: &Ours,
+    ) -> Result<(), PinError> {
         let used: Vec<&str> = images
             .iter()
-            .filter_map(|image| Some(self.find(&image.value, ours)?.0))
+            .filter_map(|(_, image)| Some(self.find(&image.value, ours)?.0))
             .collect();
         let Some(name) = self
             .references
@@ -85,7 +85,7 @@ impl Given {
         };
         let mut names: Vec<&str> = images
             .iter()
-            .map(|image| {
+            .map(|(_, image)| {
                 ours.component_of(&image.value)
                     .unwrap_or_else(|| ours::name_of(&image.value))
             })
