@@ -212,3 +212,112 @@ fn shorten(value: &str) -> &str {
         None => value,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::images::bases::Identity;
+    use crate::images::component::Component;
+    use crate::images::input;
+
+    fn component(root: &Path) -> Component {
+        for (path, text) in [
+            ("Dockerfile", "FROM debian:bookworm-slim\nCOPY . /\n"),
+            ("src/main.rs", "fn main() {}\n"),
+            ("src/old.rs", ""),
+        ] {
+            let path = root.join("app").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let mut component = Component::from_folder(&root.join("app"), "linux/amd64").unwrap();
+        let mut argument = |name: &str, value: &str| {
+            component.args.insert(name.to_owned(), value.to_owned());
+        };
+        argument("VERSION", "1");
+        argument("TOKEN", "hush-hush");
+        component
+    }
+
+    async fn input(component: &Component, base: &str) -> Input {
+        let sources = input::read(std::slice::from_ref(component)).await.unwrap();
+        let base = format!("sha256:{base}");
+        let mut inputs = input::name(&sources, |_| Some(Identity::Digest(base.clone()))).unwrap();
+        inputs.remove("app").unwrap()
+    }
+
+    fn entry(input: &Input) -> Entry {
+        Entry {
+            details: input.details_for_lock(),
+            digest: "sha256:d".to_owned(),
+            input: input.hash.to_string(),
+            parts: input.parts.clone(),
+            repository: "docker.io/me/app".to_owned(),
+            tag: input.tag.clone(),
+        }
+    }
+
+    #[tokio::test]
+    async fn every_cause_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let mut component = component(root.path());
+        let before = entry(&input(&component, "0123456789abcdef").await);
+        let same = input(&component, "0123456789abcdef").await;
+        assert!(Difference::between(&before, &same).is_empty());
+
+        let app = root.path().join("app");
+        fs::write(app.join("src/main.rs"), "fn main() { }\n").unwrap();
+        fs::write(app.join("src/new\n.rs"), "").unwrap();
+        fs::remove_file(app.join("src/old.rs")).unwrap();
+        fs::write(
+            app.join("Dockerfile"),
+            "FROM debian:bookworm-slim\nCOPY src /\n",
+        )
+        .unwrap();
+        component.args.insert("VERSION".to_owned(), "2".to_owned());
+        component.args.remove("TOKEN");
+        component.target = Some("release".to_owned());
+        component.platforms = vec!["linux/arm64".to_owned()];
+        let now = input(&component, "fedcba9876543210").await;
+        let difference = Difference::between(&before, &now);
+        insta::assert_snapshot!(difference.phrases(5).join("\n"), @r"
+        Dockerfile changed
+        src/main.rs modified
+        src/new\n.rs added
+        src/old.rs removed
+        argument --target added
+        argument TOKEN removed
+        argument VERSION changed
+        base debian:bookworm-slim sha256:0123456789ab -> sha256:fedcba987654
+        platform linux/amd64 -> linux/arm64
+        ");
+        assert_eq!(
+            difference.phrases(1)[1..3],
+            ["src/main.rs modified", "and 2 more files"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_lock_without_details_gives_the_parts_and_values_stay_secret() {
+        let root = tempfile::tempdir().unwrap();
+        let component = component(root.path());
+        let before = entry(&input(&component, "0123456789abcdef").await);
+        let text = serde_json::to_string(&before).unwrap();
+        assert!(text.contains("TOKEN") && !text.contains("hush"), "{text}");
+
+        let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
+        old.as_object_mut().unwrap().remove("details");
+        let old: Entry = serde_json::from_value(old).unwrap();
+        fs::write(root.path().join("app/src/main.rs"), "").unwrap();
+        let now = input(&component, "0123456789abcdef").await;
+        let difference = Difference::between(&old, &now);
+        assert_eq!(difference.summary(), "context changed");
+        assert_eq!(
+            Difference::between(&before, &now).summary(),
+            "src/main.rs modified"
+        );
+    }
+}
