@@ -121,7 +121,7 @@ pub enum ImagesCommand {
     Build(BuildArgs),
     /// Compare sources, lock, manifests and registry; change nothing
     #[command(
-        after_help = "Exit status:\n  0   everything agrees\n  10  sources changed since the last push\n  11  a manifest does not name what was pushed\n  12  the registry lacks a pinned digest\n  13  a tag names another digest than the lock\nThe lowest that applies.\n\nExample:\n  orch images check --offline         in a CI job without a network"
+        after_help = "Exit status:\n  0   everything agrees\n  10  sources changed since the last push\n  11  a manifest does not name what was pushed\n  12  the registry lacks a pinned digest\n  13  a tag names another digest than the lock\nThe lowest that applies. On GitHub Actions findings are annotations, too.\n\nExamples:\n  orch images check --offline         in a CI job without a network\n  orch images check --output json | jq -r '.findings[].message'"
     )]
     Check(CheckArgs),
     /// Explain a component's name: what it is made from and what changed

@@ -30,7 +30,8 @@ Exit codes:
   6 build  7 registry     8 apply   10-13 images check
   14 images reproduce     130 interrupted
 
-orch reads NO_COLOR, ORCH_CACHE, ORCH_BUILDER, DOCKER_HUB_USERNAME and the usual proxy variables."
+orch reads NO_COLOR, ORCH_CACHE, ORCH_BUILDER, ORCH_CA_FILE, SSL_CERT_FILE, DOCKER_CONFIG, ORCH_REGISTRY_USERNAME,
+DOCKER_HUB_USERNAME and the usual proxy variables."
 )]
 pub struct Cli {
     /// The cluster's description

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::images_check;
 use super::{images_reproduce, images_why};
 use crate::cli::images::{BuilderName, CommonArgs, ImagesArgs, ImagesCommand};
 use crate::exit::{Exit, WithExit};
 use crate::images::ImageError;
 use crate::images::attest::{Attest, AttestError};
-use crate::images::check::Finding;
 use crate::images::component::{Component, ComponentError, Definition, find, host_platform};
 use crate::images::destination::{DOCKER_HUB, Destination};
 use crate::images::engine::Engine;
@@ -256,15 +256,15 @@ async fn dispatch(
                 ..Choice::default()
             })?;
             let findings = coded(pipeline.check(check.offline).await)?;
-            let plain = findings
-                .iter()
-                .map(|finding| format!("{}\n", finding.describe()))
-                .collect();
+            let mut plain = images_check::text(&findings, check.offline);
+            if let Some(workspace) = images_check::workspace() {
+                plain.push_str(&images_check::annotations(&findings, &workspace));
+            }
             Ok((
-                findings_exit(&findings),
+                images_check::exit(&findings),
                 Text {
                     plain,
-                    json: json!(findings),
+                    json: images_check::json(&findings, check.offline),
                 },
             ))
         }
@@ -463,17 +463,6 @@ pub(super) fn coded<T>(result: Result<T, ImageError>) -> anyhow::Result<T> {
         };
         Err(error).exit(exit, context)
     })
-}
-
-/// The lowest code that applies: the earliest place on the way from source to cluster.
-fn findings_exit(findings: &[Finding]) -> Exit {
-    match findings.iter().min() {
-        None => Exit::Success,
-        Some(Finding::SourceChanged { .. }) => Exit::SourceChanged,
-        Some(Finding::ManifestUnpinned { .. }) => Exit::Unpinned,
-        Some(Finding::PinMissing { .. }) => Exit::PinMissing,
-        Some(Finding::TagMoved { .. }) => Exit::TagMoved,
-    }
 }
 
 fn steps_text(steps: &[Step]) -> Text {

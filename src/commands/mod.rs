@@ -8,6 +8,7 @@ mod context;
 mod create;
 mod doctor;
 pub mod images;
+mod images_check;
 mod images_gc;
 mod images_reproduce;
 mod images_why;

@@ -78,7 +78,10 @@ impl Finding {
                     Some(expected) => format!(
                         "{place}: says `{image}` instead of `{expected}`: run `orch images push --pin`"
                     ),
-                    None => format!("{place}: `{image}` is not pinned and no component builds it"),
+                    None => format!(
+                        "{place}: `{image}` is not pinned and no component builds it: run `orch images pin --upstream`, or leave it \
+                         as it is with --keep {image}"
+                    ),
                 }
             }
             Self::PinMissing {
@@ -86,7 +89,7 @@ impl Finding {
                 reference,
             } => {
                 format!(
-                    "{component}: the registry does not have {reference}: run `orch images push`"
+                    "{component}: the registry does not have {reference}: run `orch images push --pin`, which builds it again"
                 )
             }
             Self::TagMoved {
@@ -95,7 +98,8 @@ impl Finding {
                 found: Some(found),
             } => {
                 format!(
-                    "{component}: the tag of {reference} now names {found}: somebody pushed over it"
+                    "{component}: the tag of {reference} now names {found}: somebody pushed over it; `orch images push --pin` takes \
+                     theirs over"
                 )
             }
             Self::TagMoved {

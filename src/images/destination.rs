@@ -42,7 +42,7 @@ impl Destination {
         plain_http: bool,
         stand_in: StandIn,
     ) -> Result<Self, ImageError> {
-        let credential = credentials::find(registry)?;
+        let credential = credentials::find_for_destination(registry)?;
         let hub = registry == DOCKER_HUB;
         let stand_in = (hub && credential.is_none()).then_some(stand_in);
         let endpoint = match &stand_in {

@@ -47,6 +47,10 @@ pub(crate) struct State {
     pub(crate) manifests: BTreeMap<String, Vec<u8>>,
     /// `Authorization` values that are let in; empty lets everybody in.
     pub(crate) tokens: BTreeSet<String>,
+    /// What the token server was told: `Authorization`, and the body of a form.
+    pub(crate) logins: Vec<String>,
+    /// `Authorization` of every request but those for tokens.
+    pub(crate) authorizations: Vec<String>,
     /// What each token was asked for: scopes by `Authorization` value.
     scopes: BTreeMap<String, BTreeSet<String>>,
     uploads: BTreeMap<String, Vec<u8>>,
@@ -228,7 +232,10 @@ impl FakeRegistry {
                     .filter(|line| line.ends_with("/token"))
                     .count()
             );
-            if request.authorization.is_empty() {
+            let form = String::from_utf8_lossy(&body);
+            let login = format!("{} {form}", request.authorization);
+            state.logins.push(login);
+            if request.authorization.is_empty() && form.is_empty() {
                 return answer(401, "", "");
             }
             state.tokens.insert(format!("Bearer {token}"));
@@ -241,6 +248,7 @@ impl FakeRegistry {
                 format!(r#"{{"token":"{token}","expires_in":300}}"#),
             );
         }
+        state.authorizations.push(request.authorization.clone());
         let let_in = state.tokens.contains(&request.authorization) && may_mount(&state, request);
         if !state.tokens.is_empty() && !let_in {
             let challenge = format!(

@@ -63,7 +63,8 @@ struct TokenAnswer {
     expires_in: Option<u64>,
 }
 
-fn secret<'de, D: Deserializer<'de>>(
+/// Reads a secret into memory that is wiped.
+pub(super) fn secret<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Zeroizing<String>>, D::Error> {
     Ok(Option::<String>::deserialize(deserializer)?.map(Zeroizing::new))
@@ -124,6 +125,9 @@ impl State {
                 _ => Ok(Authorization::None),
             },
             Some(Challenge::Bearer { realm, service }) => {
+                if let Some(Credential::RegistryToken(token)) = source.credential {
+                    return Ok(Authorization::Bearer(token.clone()));
+                }
                 let usable = |token: &&Token| {
                     token.expires > Instant::now() && token.scopes.is_superset(&self.scopes)
                 };
@@ -234,7 +238,9 @@ impl TokenSource<'_> {
 /// What somebody who is refused can do.
 pub(super) fn advice(credential: Option<&Credential>) -> String {
     match credential {
-        None => "run `docker login`, or set DOCKER_HUB_USERNAME and DOCKER_HUB_TOKEN".to_owned(),
+        None => "run `docker login`, or set ORCH_REGISTRY_USERNAME and ORCH_REGISTRY_PASSWORD (for Docker Hub also \
+                 DOCKER_HUB_USERNAME and DOCKER_HUB_TOKEN)"
+            .to_owned(),
         Some(_) => "the credentials were refused: run `docker login` again, and check that the token may write to this \
                     namespace"
             .to_owned(),
