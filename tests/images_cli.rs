@@ -136,3 +136,54 @@ async fn an_image_nobody_builds_is_exit_3_with_its_place() {
     );
     assert_eq!(registry.log(), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn an_offline_check_asks_nobody_and_speaks_to_ci() {
+    let registry = FakeRegistry::start().await;
+    let foreign = format!("{MANIFEST}  - image: nginx:1\n");
+    let folder = project("FROM scratch\nCOPY file /\n", &foreign);
+    let root = folder.path().canonicalize().unwrap();
+    let proxy = format!("http://{}", registry.address);
+    let check = async |job: &str, output: &str| {
+        tokio::process::Command::new(assert_cmd::cargo::cargo_bin("orch"))
+            .args(["--output", output, "images", "check", "--offline"])
+            .args(["--registry", &registry.address, "--namespace", "me"])
+            .current_dir(&root)
+            .env_remove("ORCH_FILE")
+            .env_remove("DOCKER_HUB_USERNAME")
+            .env("DOCKER_CONFIG", &root)
+            .env("ORCH_CACHE", root.join("cache"))
+            .env("GITHUB_ACTIONS", job)
+            .env("GITHUB_WORKSPACE", &root)
+            .env("http_proxy", &proxy)
+            .env("https_proxy", &proxy)
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap()
+    };
+    let laptop = check("", "plain").await;
+    assert_eq!(laptop.status.code(), Some(10), "{laptop:?}");
+    let text = String::from_utf8(laptop.stdout).unwrap();
+    for part in [
+        "sources changed since the last push (exit status 10):",
+        "manifests do not name what was pushed (exit status 11):",
+        "Manifests/pod.yaml:4:12: `app` is the component app, which was never pushed",
+        "Manifests/pod.yaml:5:12: `nginx:1` is not pinned",
+        "`orch images pin --upstream`",
+        "the registry was not asked",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("::error"), "{text}");
+    let job = String::from_utf8(check("true", "plain").await.stdout).unwrap();
+    let annotation = "\n::error file=Manifests/pod.yaml,line=5,col=12,title=";
+    assert!(job.contains(annotation), "{job}");
+    let json = check("true", "json").await;
+    assert_eq!(json.status.code(), Some(10));
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["ok"], false);
+    assert_eq!(json["exit_code"], 10);
+    assert_eq!(json["findings"].as_array().unwrap().len(), 3);
+    assert_eq!(registry.log(), Vec::<String>::new());
+}

@@ -139,6 +139,7 @@ mod tests {
                 line: 5,
                 column: 12,
                 image: "nginx:1".to_owned(),
+                component: None,
                 expected: None,
             },
             Finding::PinMissing {

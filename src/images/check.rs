@@ -34,7 +34,9 @@ pub enum Finding {
         column: usize,
         /// What it says.
         image: String,
-        /// What it should say; nothing if nobody builds the image.
+        /// The component that it stands for; nothing if nobody builds the image.
+        component: Option<String>,
+        /// What it should say; nothing if that was never pushed.
         expected: Option<String>,
     },
     /// The registry does not have what the manifests name.
@@ -71,14 +73,18 @@ impl Finding {
                 line,
                 column,
                 image,
+                component,
                 expected,
             } => {
                 let place = format!("{}:{line}:{column}", path.display());
-                match expected {
-                    Some(expected) => format!(
+                match (expected, component) {
+                    (None, Some(component)) => format!(
+                        "{place}: `{image}` is the component {component}, which was never pushed: run `orch images push --pin`"
+                    ),
+                    (Some(expected), _) => format!(
                         "{place}: says `{image}` instead of `{expected}`: run `orch images push --pin`"
                     ),
-                    None => format!(
+                    (None, None) => format!(
                         "{place}: `{image}` is not pinned and no component builds it: run `orch images pin --upstream`, or leave it \
                          as it is with --keep {image}"
                     ),
@@ -168,6 +174,7 @@ pub fn check(
                     line: image.line,
                     column: image.column,
                     image: image.value.clone(),
+                    component: component.map(str::to_owned),
                     expected,
                 });
             }
