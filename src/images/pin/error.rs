@@ -57,6 +57,15 @@ pub enum Problem {
         /// The nearest one.
         component: String,
     },
+    /// An unpinned image where nothing is built.
+    #[error(
+        "`{image}` is not pinned by digest, and there are no components here: pin it with `orch images pin --upstream`, \
+         or leave it as it is with `--keep {image}`"
+    )]
+    NoComponents {
+        /// The image.
+        image: String,
+    },
     /// An official image that is called like a component.
     #[error(
         "`{image}` is ambiguous: the component `{component}` is written `{component}` \

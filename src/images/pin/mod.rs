@@ -224,6 +224,11 @@ pub fn pin(
 
 /// What to say about an image that is no component's.
 fn stranger(image: &str, ours: &Ours) -> Problem {
+    if ours.is_empty() {
+        return Problem::NoComponents {
+            image: image.to_owned(),
+        };
+    }
     let official = ours::repository_of(image)
         .is_some_and(|repository| repository.starts_with("docker.io/library/"));
     if let Some(component) = ours.namesake(image).filter(|_| official) {

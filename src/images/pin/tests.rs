@@ -567,6 +567,13 @@ fn given_digests_need_no_components() {
         let error = set(&pairs, &none).unwrap_err();
         assert!(error.contains(message), "{error}");
     }
+    let error = pin(&manifests, &none, &BTreeMap::new())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("m.yaml:2:10: `web:1` is not pinned by digest, and there are no components"),
+        "{error}"
+    );
     // Docker Hub's `web` is not the component `web`.
     let one = Ours::nowhere(vec!["web".to_owned()], &Lock::default());
     assert!(set(&[("web", &web)], &one).is_err());
