@@ -244,7 +244,12 @@ async fn exactly_the_unreachable_goes_and_nothing_before_it_is_asked_for() {
     bench.git(&["checkout", "--quiet", "main"]);
     let cluster = api_server(format!("me/app@{running}")).await;
     let cluster = bench.write(".git/cluster", &kubeconfig(&cluster));
-    let asked = ["--kubeconfig", cluster.to_str().unwrap(), "--keep", &tag(9)];
+    let asked = [
+        "--kubeconfig",
+        cluster.to_str().unwrap(),
+        "--protect",
+        &tag(9),
+    ];
 
     let before = bench.tags().await;
     assert_eq!(before.len(), 12, "{before:?}");
@@ -299,7 +304,7 @@ fn what_cannot_be_known_is_refused_before_anything_is_asked() {
     assert_eq!(output.status.code(), Some(8), "{}", text(&output));
     assert!(text(&output).contains("--no-cluster"), "{}", text(&output));
 
-    let output = gc(folder.path(), nobody, &["--no-git", "--keep", "latest"]);
+    let output = gc(folder.path(), nobody, &["--no-git", "--protect", "latest"]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
 }
 

@@ -6,8 +6,49 @@ use clap::{Args, Subcommand};
 
 use super::attest::{AttestArgs, AttestOptions, SbomArgs, VerifyArgs};
 
-/// Build, name by content, push and pin the images of Dockerfiles/.
+/// What `orch images --help` says besides the commands.
+const PAGE: &str = "\
+A folder with a Dockerfile is a component; its name is the image's. The tag is a hash of everything that goes in, so equal sources
+have equal names everywhere, and what a registry has is not built again. `images.lock` remembers what was pushed: commit it with the
+manifests.
+
+Start, in any repository (a Kubernetes manifest says `image: web`, and services/web has a Dockerfile):
+  orch images plan --dockerfiles services --manifests deploy        what would happen, and why
+  orch images push --pin --dockerfiles services --manifests deploy --registry ghcr.io --namespace acme
+  git add images.lock deploy && git commit
+
+Where manifests call it something else, or use other people's images:
+  orch images push --pin --map acme/web=web --keep redis:7          one is ours, one may stay
+  orch images pin --upstream                                        redis:7 -> redis:7@sha256:...
+  orch images unpin                                                 every byte as it was
+
+Every day:
+  orch images why web                                               which file, argument or base gave it a new name
+  orch images push --pin                                            nothing changed: one request an image
+  orch images push --pin --refresh                                  take in distribution updates
+
+In CI (exit 10: sources changed, 11: not pinned, 12: pin missing, 13: tag moved):
+  orch images check --offline                                       no network, engine or secrets needed
+  orch images check --output json
+
+Before a release:
+  orch images reproduce                                             do two cold builds give one digest?
+  orch images attest --sign --key cosign.key                        then: cosign verify --key cosign.pub IMAGE
+  orch images gc                                                    what could be deleted from the registry
+
+Flags that never change belong into orch.yaml:
+  registry: { namespace: acme }
+  images:
+    keep: [redis:7]
+    components:
+      - { name: web, context: services/web, target: runtime, args: { V: \"1\" }, references: [ghcr.io/acme/site] }
+
+Who may push: `docker login`, or ORCH_REGISTRY_USERNAME and ORCH_REGISTRY_PASSWORD. Results go to stdout, progress to stderr; Ctrl-C
+leaves nothing half done. docs/images.md has the rules.";
+
+/// Build images, name them by content, push what is missing, and pin it in manifests.
 #[derive(Debug, Args)]
+#[command(after_long_help = PAGE)]
 pub struct ImagesArgs {
     #[command(subcommand)]
     pub command: ImagesCommand,
@@ -136,7 +177,7 @@ pub enum ImagesCommand {
     #[command(
         after_help = "Kept is what is named by: any file of any branch, tag or stash of the git repository, here or at its remotes; any \
 file here; the lock; the sources as they are; the cluster. So is every digest that a tag has which is none of orch's, and what \
-kept images consist of or are signed by.\n\nExamples:\n  orch images gc                      what would go, and why the rest stays\n  orch images gc --delete\n  orch images gc --keep in-0123456789ab --delete"
+kept images consist of or are signed by.\n\nExamples:\n  orch images gc                      what would go, and why the rest stays\n  orch images gc --delete\n  orch images gc --protect in-0123456789ab --delete"
     )]
     Gc(GcArgs),
     /// Build twice without any earlier result, and name the layers and files that differ; push nothing
@@ -263,7 +304,7 @@ pub struct GcArgs {
     pub delete: bool,
     /// Keep this digest (sha256:...) or tag (in-...), too; may be given several times
     #[arg(long, value_name = "DIGEST|TAG")]
-    pub keep: Vec<String>,
+    pub protect: Vec<String>,
     /// Go by the files here alone, where there is no git repository or only a shallow clone
     #[arg(long)]
     pub no_git: bool,

@@ -42,7 +42,7 @@ pub(super) async fn request(
             remotes: !arguments.no_remote,
         },
         live,
-        keep: arguments.keep,
+        keep: arguments.protect,
         delete: arguments.delete,
     })
 }

@@ -72,9 +72,9 @@ pub enum GcError {
         #[source]
         source: std::io::Error,
     },
-    /// `--keep` with something that is neither.
+    /// `--protect` with something that is neither.
     #[error(
-        "--keep {value}: neither a digest (sha256: and 64 hexadecimal digits) nor a tag that orch makes (in- and 12)"
+        "--protect {value}: neither a digest (sha256: and 64 hexadecimal digits) nor a tag that orch makes (in- and 12)"
     )]
     Keep {
         /// What was given.

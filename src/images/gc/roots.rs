@@ -88,7 +88,7 @@ impl Roots {
         if digest {
             self.images.insert(value.to_owned());
         }
-        self.mention(value.as_bytes(), "--keep");
+        self.mention(value.as_bytes(), "--protect");
         Ok(())
     }
 }
@@ -452,7 +452,7 @@ mod tests {
         assert_eq!((roots.tags.len(), roots.images.len()), (1, 1));
         for wrong in ["latest", "sha256:abc", "", "in-1"] {
             let error = roots.keep(wrong).unwrap_err().to_string();
-            assert!(error.contains("--keep"), "{error}");
+            assert!(error.contains("--protect"), "{error}");
         }
     }
 
