@@ -279,7 +279,7 @@ fn what_cannot_be_said_truly_is_not_said() {
     assert_eq!(project.code(&["verify", "--key", &public]), 0);
 }
 
-/// cosign itself: `ORCH_COSIGN`, or the one in PATH. The other tests prove the format without it.
+/// cosign itself: `ORCH_COSIGN`, which `ci/test` sets, or the one in PATH. The other tests prove the format without it.
 fn cosign() -> Option<PathBuf> {
     let named = std::env::var_os("ORCH_COSIGN").map(PathBuf::from);
     named.or_else(|| {
