@@ -19,7 +19,7 @@ use crate::kube::{ApplyEvent, ApplyResult};
 use crate::progress::Progress;
 
 pub use describe::describe_node_event;
-use uploads::{Uploads, short};
+use uploads::{SHOWN_FROM, Uploads, short};
 
 /// How results and progress are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -294,6 +294,7 @@ impl Step {
         match self.uploads.as_ref().map(Mutex::lock) {
             Some(Ok(mut uploads)) => uploads.update(component, digest, sent, total),
             Some(Err(_)) => {}
+            None if total < SHOWN_FROM => {}
             None => {
                 let what = format!("{component}: sending {}", short(digest));
                 self.bytes(&what, sent, Some(total));

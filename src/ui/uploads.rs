@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// Below this size, in bytes, a blob is gone before its bar could be read; it counts in the total alone.
-const SHOWN_FROM: u64 = 1024 * 1024;
+/// Below this size, in bytes, a blob is gone before its bar or line could be read; it counts in the total alone.
+pub(super) const SHOWN_FROM: u64 = 1024 * 1024;
 
 /// The blobs of one step. Two images may send blobs of equal content to two repositories, so a blob is named by both.
 #[derive(Debug)]
