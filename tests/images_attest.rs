@@ -16,12 +16,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use images_registry::RealRegistry;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const SPDX: &str = "application/spdx+json";
 const STATEMENT: &str = "application/vnd.in-toto+json";
 const PASSWORD: &str = "open sesame";
+
+fn sha256(bytes: &str) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
 
 /// A repository with one component, whose second layer replaces the first one's list of packages.
 struct Project {
@@ -137,6 +142,40 @@ impl Project {
         let digest = digest.as_str().unwrap();
         let path = format!("/v2/{}/app/blobs/{digest}", self.namespace);
         self.registry.get(&path, "*/*").unwrap()
+    }
+
+    /// Puts something into the registry, as anybody may who has its password. Gives the answer's headers.
+    fn put(&self, method: &str, path: &str, kind: &str, body: &str) -> String {
+        let address = &self.registry.address;
+        let url = match path.starts_with("http") {
+            true => path.to_owned(),
+            false => format!("http://{address}{path}"),
+        };
+        let kind = format!("Content-Type: {kind}");
+        let arguments = ["--silent", "--fail", "--noproxy", "*", "--include"];
+        let request = ["--request", method, "--header", &kind, "--data-raw", body];
+        self.run(
+            Path::new("curl"),
+            &[&arguments[..], &request[..], &[&url]].concat(),
+        )
+    }
+
+    fn put_blob(&self, bytes: &str) -> String {
+        let digest = sha256(bytes);
+        let path = format!("/v2/{}/app/blobs/uploads/", self.namespace);
+        let answer = self.put("POST", &path, "text/plain", "");
+        let mut lines = answer.lines().filter_map(|line| line.split_once(": "));
+        let location = lines.find(|(name, _)| name.eq_ignore_ascii_case("location"));
+        let location = location.unwrap().1.trim();
+        let mark = if location.contains('?') { '&' } else { '?' };
+        let url = format!("{location}{mark}digest={digest}");
+        self.put("PUT", &url, "application/octet-stream", bytes);
+        digest
+    }
+
+    fn put_manifest(&self, reference: &str, kind: &str, manifest: &Value) {
+        let path = format!("/v2/{}/app/manifests/{reference}", self.namespace);
+        self.put("PUT", &path, kind, &manifest.to_string());
     }
 
     /// A new private key and its public half.
@@ -276,6 +315,45 @@ fn what_cannot_be_said_truly_is_not_said() {
     assert_eq!(project.code(&["sbom", "app"]), 10, "other sources");
     // A signature is about the digest, whatever the sources are by now.
     project.done(&["attest", "--sign", "--key", &private]);
+    assert_eq!(project.code(&["verify", "--key", &public]), 0);
+}
+
+#[test]
+fn what_somebody_else_put_beside_an_image_is_never_signed() {
+    let project = Project::new("forged");
+    let (private, public) = project.key("mine");
+    project.done(&["push", "--sbom", "--provenance"]);
+    let list = project.digest().replace(':', "-");
+    // The same types and annotations, other contents.
+    let mut index = project.manifest(&list, INDEX);
+    for entry in index["manifests"].as_array_mut().unwrap() {
+        let mut manifest = project.manifest(entry["digest"].as_str().unwrap(), MANIFEST);
+        let text = project.blob(&manifest["layers"][0]["digest"]);
+        let forged = text.replacen('{', "{\"forged\":true,", 1);
+        manifest["layers"][0]["digest"] = project.put_blob(&forged).into();
+        manifest["layers"][0]["size"] = forged.len().into();
+        let digest = sha256(&manifest.to_string());
+        project.put_manifest(&digest, MANIFEST, &manifest);
+        entry["digest"] = digest.into();
+        entry["size"] = manifest.to_string().len().into();
+    }
+    project.put_manifest(&list, INDEX, &index);
+    let forged: Vec<&Value> = index["manifests"].as_array().unwrap().iter().collect();
+    let said = project.done(&["attest", "--sbom", "--provenance", "--key", &private]);
+    assert_eq!(said["app"]["added"], 5, "{said}");
+    for entry in forged {
+        assert_ne!(entry["digest"], said["app"]["sbom"][0]);
+        assert_ne!(entry["digest"], said["app"]["provenance"]);
+    }
+    let signed = project.manifest(&format!("{list}.att"), MANIFEST);
+    let layers = signed["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 2);
+    for layer in layers {
+        let envelope: Value = serde_json::from_str(&project.blob(&layer["digest"])).unwrap();
+        let payload = STANDARD.decode(envelope["payload"].as_str().unwrap());
+        let payload = String::from_utf8(payload.unwrap()).unwrap();
+        assert!(!payload.contains("forged"), "{payload}");
+    }
     assert_eq!(project.code(&["verify", "--key", &public]), 0);
 }
 

@@ -20,7 +20,7 @@ use crate::images::registry::{Blob, BlobSource, Descriptor, RawManifest, Registr
 const LIST_ATTEMPTS: u32 = 5;
 /// The largest payload of a signature that is read, in bytes.
 const PAYLOAD_LIMIT: u64 = 1024 * 1024;
-/// The largest document that is read, in bytes. A thousand packages take less than one of them.
+/// The largest document in an envelope that is read, in bytes. A thousand packages take less than one of them.
 const DOCUMENT_LIMIT: u64 = 64 * 1024 * 1024;
 
 /// One repository of a registry.
@@ -86,17 +86,17 @@ impl Store<'_> {
         }
     }
 
-    /// Attaches an artifact to the image with `digest`, of which `known` refer to it already.
+    /// Attaches an artifact to the image with `digest`, of which `known` refer to it already. True if it was not among them.
     pub async fn attach(
         &self,
         digest: &str,
         known: &Referrers,
         artifact: &Artifact,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<bool, RegistryError> {
         let own = &artifact.descriptor.digest;
         let listed = known.entries.iter().any(|entry| entry.digest == *own);
         if listed && !known.by_tag {
-            return Ok(());
+            return Ok(false);
         }
         if !listed
             || self
@@ -112,10 +112,11 @@ impl Store<'_> {
                 .registry
                 .put_manifest(&self.repository, own, &artifact.manifest);
             if put.await?.subject.is_some() {
-                return Ok(());
+                return Ok(!listed);
             }
         }
-        self.join_list(digest, &artifact.descriptor).await
+        self.join_list(digest, &artifact.descriptor).await?;
+        Ok(!listed)
     }
 
     /// Signs the image with `digest`, unless a signature by `key` is there. True if it was not.
@@ -162,17 +163,19 @@ impl Store<'_> {
         Ok((!found.is_empty()).then_some(vouched))
     }
 
-    /// Stores the document of `artifact`, which refers to `digest`, as a statement that `key` signs, unless it did. True if not.
+    /// Stores a document about `digest` as a statement that `key` signs, unless it did. True if not. The document has to be made
+    /// here: whoever may push can put one of any content into the registry.
     pub async fn seal(
         &self,
         name: &str,
         digest: &str,
-        artifact: &str,
+        (media_type, document): (&str, &[u8]),
         key: &PrivateKey,
     ) -> Result<bool, RegistryError> {
         let operation = format!("signing what is said about {}@{digest}", self.repository);
         let broken = |error: serde_json::Error| self.protocol(&operation, &error.to_string());
-        let (predicate, statement) = self.statement(name, digest, artifact).await?;
+        let (predicate, statement) =
+            statement(name, digest, media_type, document).map_err(broken)?;
         let tag = dsse::tag(digest);
         let existing = self.signing_manifest(&tag).await?;
         let public = key.public();
@@ -199,32 +202,6 @@ impl Store<'_> {
             .put_manifest(&self.repository, &tag, &manifest)
             .await?;
         Ok(true)
-    }
-
-    /// The document of an artifact as a statement, and what it states.
-    async fn statement(
-        &self,
-        name: &str,
-        digest: &str,
-        artifact: &str,
-    ) -> Result<(&'static str, Vec<u8>), RegistryError> {
-        let operation = format!("reading {}@{artifact}", self.repository);
-        let raw = self.image(artifact).await?;
-        let manifest: Manifest = serde_json::from_slice(&raw.bytes)
-            .map_err(|error| self.protocol(&operation, &error.to_string()))?;
-        let Some(layer) = manifest.layers.first() else {
-            return Err(self.protocol(&operation, "it holds no document"));
-        };
-        let document = self.small_blob(&layer.digest, DOCUMENT_LIMIT).await?;
-        let document =
-            document.ok_or_else(|| self.protocol(&operation, "the registry lost its document"))?;
-        if layer.media_type == spdx::MEDIA_TYPE {
-            let statement = dsse::spdx_statement(name, digest, &document);
-            let statement =
-                statement.map_err(|error| self.protocol(&operation, &error.to_string()))?;
-            return Ok((dsse::SPDX_PREDICATE, statement));
-        }
-        Ok((provenance::PREDICATE_TYPE, document.to_vec()))
     }
 
     async fn signatures_manifest(&self, digest: &str) -> Result<Option<Manifest>, RegistryError> {
@@ -356,4 +333,18 @@ impl Store<'_> {
             reason: reason.to_owned(),
         }
     }
+}
+
+/// A document as a statement, and what it states.
+fn statement(
+    name: &str,
+    digest: &str,
+    media_type: &str,
+    document: &[u8],
+) -> Result<(&'static str, Vec<u8>), serde_json::Error> {
+    if media_type == spdx::MEDIA_TYPE {
+        let statement = dsse::spdx_statement(name, digest, document)?;
+        return Ok((dsse::SPDX_PREDICATE, statement));
+    }
+    Ok((provenance::PREDICATE_TYPE, document.to_vec()))
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use bytes::Bytes;
 use futures::future::try_join_all;
 use serde::Serialize;
 
@@ -23,7 +24,7 @@ use crate::images::input::{self, Input, Source};
 use crate::images::layers::LayerStore;
 use crate::images::lock::{Entry, Lock};
 use crate::images::pin;
-use crate::images::registry::{RawManifest, Registry};
+use crate::images::registry::{Descriptor, RawManifest, Registry};
 use crate::images::select::select;
 
 /// What is attached to an image now.
@@ -64,6 +65,27 @@ pub struct Verified {
     pub reference: String,
     /// What was found.
     pub verdict: Verdict,
+}
+
+/// A document that is at an image.
+struct Placed {
+    /// Digest of its manifest.
+    digest: String,
+    /// It was not there before.
+    new: bool,
+    /// Its bytes, if they were made here. Others are never signed.
+    made: Option<Bytes>,
+}
+
+impl Placed {
+    /// Made by whoever may push.
+    fn there(entry: &Descriptor) -> Self {
+        Self {
+            digest: entry.digest.clone(),
+            new: false,
+            made: None,
+        }
+    }
 }
 
 /// An image of one platform.
@@ -251,27 +273,33 @@ impl Pipeline {
             if wanted.provenance {
                 let build = self.build_of(prepared, inputs, source, entry);
                 let known = store.referrers(&entry.digest).await?;
-                let (digest, new) =
-                    attach_provenance(&store, source, build, &manifest, &known).await?;
-                self.attached(&mut attested, name, "provenance", new);
-                if let Some(key) = key {
-                    let new = store.seal(&entry.repository, &entry.digest, &digest, key);
+                let signed = key.is_some();
+                let placed =
+                    attach_provenance(&store, source, build, &manifest, &known, signed).await?;
+                self.attached(&mut attested, name, "provenance", placed.new);
+                if let (Some(key), Some(made)) = (key, &placed.made) {
+                    let statement = (provenance::MEDIA_TYPE, made.as_ref());
+                    let new = store.seal(&entry.repository, &entry.digest, statement, key);
                     let new = new.await?;
                     self.attached(&mut attested, name, "signed provenance", new);
                 }
-                attested.provenance = Some(digest);
+                attested.provenance = Some(placed.digest);
             }
             if wanted.sbom {
                 for image in self.platforms(&store, source, manifest).await? {
-                    let (digest, new) = self.attach_sbom(&store, source, entry, &image).await?;
-                    self.attached(&mut attested, name, "list of packages", new);
-                    if let Some(key) = key {
+                    let signed = key.is_some();
+                    let placed = self
+                        .attach_sbom(&store, source, entry, &image, signed)
+                        .await?;
+                    self.attached(&mut attested, name, "list of packages", placed.new);
+                    if let (Some(key), Some(made)) = (key, &placed.made) {
                         let subject = image.manifest.digest();
-                        let new = store.seal(&entry.repository, &subject, &digest, key);
+                        let list = (spdx::MEDIA_TYPE, made.as_ref());
+                        let new = store.seal(&entry.repository, &subject, list, key);
                         let new = new.await?;
                         self.attached(&mut attested, name, "signed list of packages", new);
                     }
-                    attested.sbom.push(digest);
+                    attested.sbom.push(placed.digest);
                 }
             }
         }
@@ -292,30 +320,39 @@ impl Pipeline {
         });
     }
 
-    /// Digest of the list of packages that is at the image now, and whether it is new.
+    /// The list of packages that is at the image now; one that is to be `signed` is always made here.
     async fn attach_sbom(
         &self,
         store: &Store<'_>,
         source: &Source,
         entry: &Entry,
         image: &Platform,
-    ) -> Result<(String, bool), ImageError> {
+        signed: bool,
+    ) -> Result<Placed, ImageError> {
         let digest = image.manifest.digest();
         let known = store.referrers(&digest).await?;
         let wanted = [(INPUT, entry.input.as_str()), (FORMAT, FORMAT_VERSION)];
-        if let Some(there) = known.all(spdx::MEDIA_TYPE, &wanted).first() {
-            return Ok((there.digest.clone(), false));
+        let there = known.all(spdx::MEDIA_TYPE, &wanted);
+        if let Some(there) = there.first().filter(|_| !signed) {
+            return Ok(Placed::there(there));
         }
-        let bytes = self.list_packages(store, source, entry, image).await?;
+        let bytes: Bytes = self
+            .list_packages(store, source, entry, image)
+            .await?
+            .into();
         let artifact = document(
             &image.manifest,
             spdx::MEDIA_TYPE,
-            bytes.into(),
+            bytes.clone(),
             sbom_annotations(&entry.input),
         );
         let artifact = artifact.map_err(unwritable(entry, "list of packages"))?;
-        store.attach(&digest, &known, &artifact).await?;
-        Ok((artifact.descriptor.digest, true))
+        let new = store.attach(&digest, &known, &artifact).await?;
+        Ok(Placed {
+            digest: artifact.descriptor.digest,
+            new,
+            made: Some(bytes),
+        })
     }
 
     async fn list_packages(
@@ -423,26 +460,28 @@ impl Pipeline {
     }
 }
 
-/// Digest of the provenance that is at the image now, and whether it is new.
+/// The provenance that is at the image now; one that is to be `signed` is always made here.
 async fn attach_provenance(
     store: &Store<'_>,
     source: &Source,
     build: Build,
     manifest: &RawManifest,
     known: &Referrers,
-) -> Result<(String, bool), ImageError> {
+    signed: bool,
+) -> Result<Placed, ImageError> {
     let checkout = git::checkout(&source.context, &source.component.dockerfile).await;
     let commit = checkout.as_ref().filter(|checkout| !checkout.dirty);
     let commit = commit.map(|checkout| checkout.commit.clone());
     let wanted = [(INPUT, build.input.as_str()), (FORMAT, FORMAT_VERSION)];
-    // The first commit that had these sources is as good as any later one. Any commit is better than none.
+    // The first commit that had these sources is as good as any later one. Any commit is better than none. But anybody who may
+    // push can write such annotations.
     let there = known.all(provenance::MEDIA_TYPE, &wanted);
     let named = there
         .iter()
         .find(|entry| entry.annotations.contains_key(REVISION));
     let enough = named.or_else(|| there.first().filter(|_| commit.is_none()));
-    if let Some(there) = enough {
-        return Ok((there.digest.clone(), false));
+    if let Some(there) = enough.filter(|_| !signed) {
+        return Ok(Placed::there(there));
     }
     let build = Build { checkout, ..build };
     let image = format!("{}@{}", build.repository, build.digest);
@@ -451,12 +490,16 @@ async fn attach_provenance(
         document: "provenance",
         source,
     };
-    let bytes = build.to_json().map_err(written)?;
+    let bytes: Bytes = build.to_json().map_err(written)?.into();
     let annotations = provenance_annotations(&build.input, commit.as_deref());
-    let artifact = document(manifest, provenance::MEDIA_TYPE, bytes.into(), annotations);
+    let artifact = document(manifest, provenance::MEDIA_TYPE, bytes.clone(), annotations);
     let artifact = artifact.map_err(written)?;
-    store.attach(&build.digest, known, &artifact).await?;
-    Ok((artifact.descriptor.digest, true))
+    let new = store.attach(&build.digest, known, &artifact).await?;
+    Ok(Placed {
+        digest: artifact.descriptor.digest,
+        new,
+        made: Some(bytes),
+    })
 }
 
 /// The Dockerfile's name for people: below the context if it is there, and never a folder of this machine.
