@@ -17,7 +17,15 @@ stage() {
     local name=$1 started=$SECONDS
     shift
     say "$name"
-    if ! "$@"; then
+    # Not as a condition: bash would go on after a command in it that fails.
+    set +e
+    (
+        set -e
+        "$@"
+    )
+    local code=$?
+    set -e
+    if [ "$code" -ne 0 ]; then
         say "$name FAILED after $((SECONDS - started)) s"
         exit 1
     fi

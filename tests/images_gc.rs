@@ -293,9 +293,13 @@ fn what_cannot_be_known_is_refused_before_anything_is_asked() {
     std::fs::write(docker.join("Dockerfile"), "FROM scratch\n").unwrap();
     // Nobody listens there: an answer other than these would be exit 7.
     let nobody = "127.0.0.1:1";
-    let output = gc(folder.path(), nobody, &["--delete"]);
+    let output = gc(folder.path(), nobody, &["--delete", "--no-cluster"]);
     assert_eq!(output.status.code(), Some(3), "{}", text(&output));
     assert!(text(&output).contains("--no-git"), "{}", text(&output));
+
+    let output = gc(folder.path(), nobody, &["--no-git", "--delete"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("--kubeconfig"), "{}", text(&output));
 
     let cluster = folder.path().join("cluster");
     std::fs::write(&cluster, kubeconfig("127.0.0.1:1")).unwrap();
@@ -314,7 +318,7 @@ async fn a_registry_that_deletes_nothing_is_named_with_a_way_out() {
     bench.image(1, &tag(1)).await;
     bench.write("README", "nothing");
     bench.commit();
-    let output = bench.gc(&["--delete"]);
+    let output = bench.gc(&["--delete", "--no-cluster"]);
     assert_eq!(output.status.code(), Some(7), "{}", text(&output));
     assert!(
         text(&output).contains("storage.delete.enabled"),

@@ -22,6 +22,12 @@ pub(super) async fn request(
         (false, []) => settings.kubeconfig.iter().cloned().collect(),
         (false, named) => named.to_vec(),
     };
+    if arguments.delete && !arguments.no_cluster && kubeconfigs.is_empty() {
+        let unknown = anyhow::anyhow!(
+            "what runs may be named nowhere else: name the cluster with --kubeconfig FILE, or say --no-cluster if there is none"
+        );
+        return Err(unknown).exit(Exit::Usage, "no cluster of this project is known here");
+    }
     let mut live = Vec::new();
     for kubeconfig in kubeconfigs {
         let images = images_of(&kubeconfig).await.exit(

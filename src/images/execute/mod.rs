@@ -445,12 +445,10 @@ impl Pipeline {
     ) -> Result<(), ImageError> {
         // Read again: another part of orch may have written its own section meanwhile.
         let mut lock = Lock::read(&self.settings.lock)?;
-        let names: BTreeSet<String> = self.names().into_iter().collect();
+        // Added to, never cleared: other folders' components may share the lock.
         lock.components.extend(entries);
-        lock.components.retain(|name, _| names.contains(name));
-        lock.bases = prepared
-            .bases
-            .locked(prepared.selection.all_bases.iter().map(String::as_str));
+        let all_bases = prepared.selection.all_bases.iter().map(String::as_str);
+        lock.bases.extend(prepared.bases.locked(all_bases));
         if !edits.is_empty() {
             let (known, ours) = (&lock.originals, self.ours(&lock)?);
             lock.originals = pinning::record(

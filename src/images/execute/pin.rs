@@ -64,6 +64,8 @@ impl Pinning {
             pin::pin_given(&manifests, &ours, &given, asking).await?
         };
         if !choice.dry_run && !edits.is_empty() {
+            // Read again: registries may have been slow, and somebody else's push quicker.
+            lock = Lock::read(&self.lock)?;
             lock.originals = pin::record(&lock.originals, &manifests, &edits, &plain, &self.lock);
             // Before the manifests: what a crash leaves pinned can be unpinned.
             lock.write(&self.lock)?;
@@ -83,7 +85,7 @@ impl Pinning {
         let edits = pin::unpin(&manifests, &ours, &lock.originals, &self.lock)?;
         if !dry_run {
             pin::write(&edits)?;
-            let originals = pin::forget(&lock.originals, &manifests, &self.lock);
+            let originals = pin::forget(&lock.originals, &manifests, &ours, &self.lock);
             if originals != lock.originals {
                 lock.originals = originals;
                 lock.write(&self.lock)?;

@@ -59,11 +59,20 @@ pub fn record(
     without_gone(originals, lock)
 }
 
-/// What remains to be remembered after the images of `manifests` were unpinned.
-pub fn forget(known: &Originals, manifests: &[Manifest], lock: &Path) -> Originals {
+/// What remains to be remembered after the images of `manifests`, as they were before, were unpinned.
+pub fn forget(known: &Originals, manifests: &[Manifest], ours: &Ours, lock: &Path) -> Originals {
     let mut originals = known.clone();
+    let mut keys = Keys::new(ours);
     for manifest in manifests {
-        originals.remove(&relative(&manifest.path, lock));
+        let file = relative(&manifest.path, lock);
+        let mut before = Queues::new(known.get(&file));
+        for image in &manifest.images {
+            before.take(image, &mut keys);
+        }
+        // A component that this run does not know keeps its originals for one that does.
+        if before.is_used_up() {
+            originals.remove(&file);
+        }
     }
     without_gone(originals, lock)
 }
@@ -99,6 +108,11 @@ pub(super) fn restore(
 struct Queues<'known>(BTreeMap<&'known str, VecDeque<Option<&'known str>>>);
 
 impl<'known> Queues<'known> {
+    /// Was everything that is to be given back taken?
+    fn is_used_up(&self) -> bool {
+        !self.0.values().flatten().any(Option::is_some)
+    }
+
     fn new(known: Option<&'known Vec<Original>>) -> Self {
         let mut queues: BTreeMap<&str, VecDeque<Option<&str>>> = BTreeMap::new();
         for original in known.into_iter().flatten() {

@@ -77,7 +77,9 @@ impl Ours {
                     candidates: self.nearest(component),
                 });
             }
-            let repository = repository_of(written).ok_or_else(|| PinError::Repository {
+            // With a tag, it would stand for the repository's other images as well.
+            let repository = repository_of(written).filter(|_| !has_tag(written));
+            let repository = repository.ok_or_else(|| PinError::Repository {
                 option: "--map",
                 text: written.clone(),
             })?;

@@ -30,10 +30,14 @@ impl Given {
                 return Err(PinError::SetTwice { name: name.clone() });
             }
             // A component's name is no repository: Docker Hub's `node` is not the component `node`.
-            let own = (!ours.is_component(name))
+            let own = (!ours.is_component(name) && !ours::has_tag(name))
                 .then(|| ours::repository_of(name))
                 .flatten();
-            let repositories = [ours::repository_of(reference), own].into_iter().flatten();
+            // A name with a tag means that image alone, and a repository may hold others.
+            let given_before = (!ours::has_tag(name))
+                .then(|| ours::repository_of(reference))
+                .flatten();
+            let repositories = [given_before, own].into_iter().flatten();
             for repository in repositories {
                 let other = given.repositories.insert(repository.clone(), name.clone());
                 if let Some(first) = other.filter(|other| other != name) {

@@ -519,9 +519,15 @@ fn what_is_remembered_follows_the_file() {
         edits[0].after,
         "containers:\n- image: app\n- image: me/app:2\n- image: app\n"
     );
-    assert_eq!(forget(&known, &read_again(), &lock), Originals::new());
+    // A run that does not know the component gives nothing back, and so must not forget it.
+    let nobody = Ours::nowhere(Vec::new(), &Lock::default());
+    assert_eq!(forget(&known, &read_again(), &nobody, &lock), known);
+    assert_eq!(
+        forget(&known, &read_again(), &ours(), &lock),
+        Originals::new()
+    );
     fs::remove_file(&path).unwrap();
-    assert_eq!(forget(&known, &[], &lock), Originals::new());
+    assert_eq!(forget(&known, &[], &ours(), &lock), Originals::new());
 }
 
 #[test]
@@ -639,4 +645,20 @@ proptest! {
     fn no_text_makes_it_panic(text in "([a-c:&*!|>{}\\[\\],#'\"\\-? \n\r\t]|image: app|containers:|ä|\u{feff}){0,30}") {
         let _ = pinned(&text);
     }
+}
+
+#[test]
+fn a_tag_in_a_map_or_a_name_stands_for_no_other_image_of_its_repository() {
+    let map = BTreeMap::from([("acme/mono:web".to_owned(), "app".to_owned())]);
+    assert!(matches!(
+        ours().with(&map, &[]),
+        Err(PinError::Repository {
+            option: "--map",
+            ..
+        })
+    ));
+    let digest = format!("redis:7@sha256:{}", "0".repeat(64));
+    let given = Given::new(&[("redis:7".to_owned(), digest.clone())], &ours()).unwrap();
+    assert_eq!(given.find("redis:7", &ours()), Some(("redis:7", &*digest)));
+    assert_eq!(given.find("redis:6", &ours()), None);
 }
