@@ -19,8 +19,13 @@ const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 /// Taken off a lifetime, so that a token does not expire on the way.
 const MARGIN: Duration = Duration::from_secs(10);
 
-/// How long a token server may take for a refresh.
-const FORM_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest lifetime that is believed: a time that far off that no clock holds it is none.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long a token server may take for its whole answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The largest answer of a token server that is read, in bytes. Tokens have a few thousand.
+const ANSWER_LIMIT: usize = 64 * 1024;
 
 /// What has to be put into a request.
 pub(super) enum Authorization {
@@ -179,7 +184,6 @@ impl TokenSource<'_> {
                 let body = form.finish();
                 self.forms
                     .post(url)
-                    .timeout(FORM_TIMEOUT)
                     .header(
                         reqwest::header::CONTENT_TYPE,
                         "application/x-www-form-urlencoded",
@@ -202,6 +206,7 @@ impl TokenSource<'_> {
                 }
             }
         };
+        let request = request.timeout(ANSWER_TIMEOUT);
         let response = request.send().await.map_err(failed)?;
         let status = response.status().as_u16();
         match status {
@@ -216,23 +221,29 @@ impl TokenSource<'_> {
             }
             _ => return Err(super::http::status_error(operation, response).await),
         }
-        let body = Zeroizing::new(response.bytes().await.map_err(failed)?.to_vec());
+        let body = super::http::read_limited(response, ANSWER_LIMIT).await;
+        let body = Zeroizing::new(Vec::from(body.map_err(failed)?));
         let invalid = || RegistryError::Protocol {
             operation: operation.clone(),
             reason: "the token server's answer holds no token".to_owned(),
         };
         let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|_| invalid())?;
         let value = answer.token.or(answer.access_token).ok_or_else(invalid)?;
-        let lifetime = answer
-            .expires_in
-            .map_or(DEFAULT_LIFETIME, Duration::from_secs);
-        let expires = Instant::now() + lifetime.saturating_sub(MARGIN).max(Duration::from_secs(1));
         Ok(Token {
             value,
-            expires,
+            expires: Instant::now() + lifetime(answer.expires_in),
             scopes: scopes.clone(),
         })
     }
+}
+
+/// How long a token is used that is said to be good for `seconds`.
+fn lifetime(seconds: Option<u64>) -> Duration {
+    seconds
+        .map_or(DEFAULT_LIFETIME, Duration::from_secs)
+        .min(LONGEST_LIFETIME)
+        .saturating_sub(MARGIN)
+        .max(Duration::from_secs(1))
 }
 
 /// What somebody who is refused can do.
@@ -279,6 +290,15 @@ fn parse_challenge(value: &str) -> Option<Challenge> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_lifetime_is_too_long_to_be_added_to_the_time() {
+        let used = |seconds| lifetime(seconds).as_secs();
+        assert_eq!(used(None), 50);
+        assert_eq!(used(Some(300)), 290);
+        assert_eq!(used(Some(0)), 1);
+        assert_eq!(used(Some(u64::MAX)), 24 * 60 * 60 - 10);
+    }
 
     #[test]
     fn challenges_are_read_with_and_without_quotes() {

@@ -461,7 +461,11 @@ async fn error_message(response: Response) -> String {
     if joined.is_empty() { words } else { joined }
 }
 
-async fn read_limited(mut response: Response, limit: usize) -> Result<Bytes, reqwest::Error> {
+/// At most `limit` bytes of an answer.
+pub(super) async fn read_limited(
+    mut response: Response,
+    limit: usize,
+) -> Result<Bytes, reqwest::Error> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         body.extend_from_slice(&chunk);

@@ -393,7 +393,7 @@ impl Registry for HttpRegistry {
             .and_then(|last| last.parse().ok())
             .unwrap_or_default();
         // `0-0` stands for nothing as well as for one byte; nothing is the safe reading.
-        let received = if last == 0 { 0 } else { last + 1 };
+        let received = if last == 0 { 0 } else { last.saturating_add(1) };
         Ok(Some((
             self.session(&operation, &session.repository, response.headers())?,
             received,
