@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -114,16 +115,23 @@ fn configurations() -> Vec<PathBuf> {
         .map(|folder| folder.join("config.json"));
     let podman = match folder("REGISTRY_AUTH_FILE") {
         Some(file) => vec![file],
-        None => [
-            folder("XDG_RUNTIME_DIR"),
-            folder("XDG_CONFIG_HOME").or_else(|| below_home(".config")),
-        ]
-        .into_iter()
-        .flatten()
-        .map(|folder| folder.join("containers/auth.json"))
-        .collect(),
+        None => {
+            let below = |folder: PathBuf| folder.join("containers/auth.json");
+            let runtime = folder("XDG_RUNTIME_DIR").map(below);
+            let own = folder("XDG_CONFIG_HOME").or_else(|| below_home(".config"));
+            runtime
+                .filter(|file| !is_denied(File::open(file).map(drop)))
+                .into_iter()
+                .chain(own.map(below))
+                .collect()
+        }
     };
     docker.into_iter().chain(podman).collect()
+}
+
+/// After `su` and the like the variable still names another user's folder: what may not be read there is not ours.
+fn is_denied(opened: io::Result<()>) -> bool {
+    opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// What is read of a configuration here; the rest is [`docker_credential`]'s.
@@ -309,6 +317,13 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         let error = find().unwrap_err().to_string();
         assert!(error.contains("cannot read"), "{error}");
+    }
+
+    #[test]
+    fn only_what_may_not_be_read_is_somebody_elses() {
+        assert!(is_denied(Err(io::ErrorKind::PermissionDenied.into())));
+        assert!(!is_denied(Err(io::ErrorKind::NotADirectory.into())));
+        assert!(!is_denied(Ok(())));
     }
 
     #[test]

@@ -52,11 +52,14 @@ impl Trust {
     fn add_folder(&mut self, folder: &Path) -> Result<(), RegistryError> {
         let items = match std::fs::read_dir(folder) {
             Ok(items) => items,
-            // Most registries have none, and a path through a file is none either.
+            // Most registries have none, and a path through a file is none either. What only root may read (`/etc/docker` is often so)
+            // is there for root's engine: whoever needs it here is told by the connection that fails.
             Err(error)
                 if matches!(
                     error.kind(),
-                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                    std::io::ErrorKind::NotFound
+                        | std::io::ErrorKind::NotADirectory
+                        | std::io::ErrorKind::PermissionDenied
                 ) =>
             {
                 return Ok(());
