@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::images::context::SOURCE_DATE_EPOCH;
 
 /// Names what is done here. It must change whenever that does: what the cache keeps is kept under it.
-pub(super) const RULES: &str = "times-1";
+pub(super) const RULES: &str = "times-2";
 
 /// Unit of the tar format.
 const BLOCK: usize = 512;
@@ -22,6 +22,9 @@ const SIZE: (usize, usize) = (124, 12);
 const MODIFIED: (usize, usize) = (136, 12);
 const CHECKSUM: (usize, usize) = (148, 8);
 const KIND: usize = 156;
+/// Where the header of a GNU sparse file says that its list of pieces goes on in a block of its own, and where such a block does.
+const MORE_HOLES: usize = 482;
+const STILL_MORE_HOLES: usize = 504;
 /// Extended records that only say when.
 const MOMENTS: [&[u8]; 4] = [b"mtime", b"atime", b"ctime", b"LIBARCHIVE.creationtime"];
 
@@ -67,6 +70,9 @@ pub(super) fn copy(source: &mut impl Read, target: &mut impl Write) -> io::Resul
                     seal(&mut header);
                 }
                 target.write_all(&header)?;
+                if kind == b'S' && is_set(&header, MORE_HOLES) {
+                    copy_holes(source, target)?;
+                }
                 // Links, devices and folders have none, whatever the field says.
                 let content = match kind {
                     b'1'..=b'6' => 0,
@@ -81,6 +87,18 @@ pub(super) fn copy(source: &mut impl Read, target: &mut impl Write) -> io::Resul
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
             }
+        }
+    }
+}
+
+/// Copies the blocks that lie between the header and the content of a GNU sparse file; its size does not count them.
+fn copy_holes(source: &mut impl Read, target: &mut impl Write) -> io::Result<()> {
+    let mut block = [0; BLOCK];
+    loop {
+        source.read_exact(&mut block)?;
+        target.write_all(&block)?;
+        if !is_set(&block, STILL_MORE_HOLES) {
+            return Ok(());
         }
     }
 }
@@ -148,6 +166,10 @@ fn read_block(source: &mut impl Read, block: &mut [u8; BLOCK]) -> io::Result<boo
 
 fn field(header: &[u8; BLOCK], (start, length): (usize, usize)) -> &[u8] {
     header.get(start..start + length).unwrap_or_default()
+}
+
+fn is_set(block: &[u8; BLOCK], at: usize) -> bool {
+    block.get(at).is_some_and(|byte| *byte != 0)
 }
 
 fn padding(size: u64) -> u64 {
@@ -311,6 +333,33 @@ mod tests {
             copied(&timed).unwrap(),
             archive(1_000_000_000, "file", b"", &[])
         );
+    }
+
+    #[test]
+    fn a_sparse_file_keeps_its_list_of_pieces() {
+        let sparse = |time: u64| {
+            let mut header = tar::Header::new_gnu();
+            header.set_path("sparse").unwrap();
+            header.set_entry_type(tar::EntryType::GNUSparse);
+            header.set_size(700);
+            header.set_mtime(time);
+            header.as_mut_bytes()[MORE_HOLES] = 1;
+            header.set_cksum();
+            let mut bytes = header.as_bytes().to_vec();
+            let mut pieces = [7; BLOCK];
+            pieces[STILL_MORE_HOLES] = 1;
+            bytes.extend_from_slice(&pieces);
+            pieces[STILL_MORE_HOLES] = 0;
+            bytes.extend_from_slice(&pieces);
+            bytes.extend_from_slice(&[8; 2 * BLOCK]);
+            bytes.extend(archive(time, "file", b"content", &[]));
+            bytes
+        };
+        let old = sparse(1_000_000_000);
+        assert!(copied(&old).unwrap() == old);
+        let (one, two) = (sparse(1_700_000_000), sparse(1_800_000_000));
+        assert!(copied(&one).unwrap() == copied(&two).unwrap());
+        assert!(copied(&one[..2 * BLOCK]).is_err());
     }
 
     #[test]
