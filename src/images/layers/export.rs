@@ -19,6 +19,9 @@ use crate::images::hash::Sha256Digest;
 const LEVEL: u32 = 6;
 /// gzip's "unknown operating system" (RFC 1952), so that the header says nothing about this machine.
 const UNKNOWN_SYSTEM: u8 = 255;
+/// How compressed layers begin.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// What may be taken for a configuration and kept in memory, in bytes.
 const CONFIGURATION_LIMIT: u64 = 4 * 1024 * 1024;
 /// How much is read at once.
@@ -215,7 +218,15 @@ impl Export {
         };
         let mut source = File::open(&path).map_err(failed)?;
         let target = self.store.temporary()?;
-        let compressed_already = is_gzip(&mut source).map_err(failed)?;
+        let magic = magic(&mut source).map_err(failed)?;
+        if magic == ZSTD {
+            return Err(self.bad(format!(
+                "the layer {} is compressed with zstd, which is not supported yet: use a base image whose layers are gzip, or \
+                 turn the engine's containerd image store off, which then saves layers uncompressed",
+                job.diff_id
+            )));
+        }
+        let compressed_already = magic.starts_with(&GZIP);
         let mut writer = Hashing::new(BufWriter::with_capacity(CHUNK, target));
         let builder = GzBuilder::new().mtime(0).operating_system(UNKNOWN_SYSTEM);
         let mut encoder = Hashing::new(builder.write(&mut writer, Compression::new(LEVEL)));
@@ -331,11 +342,12 @@ pub(super) fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> io::Resul
     Ok(filled)
 }
 
-fn is_gzip(file: &mut File) -> io::Result<bool> {
-    let mut magic = [0; 2];
-    let count = read_up_to(file, &mut magic)?;
+/// How a file begins, with zeros where it is too short.
+fn magic(file: &mut File) -> io::Result<[u8; 4]> {
+    let mut magic = [0; 4];
+    read_up_to(file, &mut magic)?;
     io::Seek::rewind(file)?;
-    Ok(count == 2 && magic == [0x1f, 0x8b])
+    Ok(magic)
 }
 
 /// Hashes and counts what passes through.
@@ -431,6 +443,32 @@ mod tests {
         // There is no folder for what they make.
         let error = result.unwrap_err();
         assert!(matches!(error, LayerError::Cache { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_layer_in_zstd_is_called_so() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("archive");
+        let mut archive = tar::Builder::new(File::create(&path).unwrap());
+        let content = [ZSTD.as_slice(), &[0; 600]].concat();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        let name = "blobs/sha256/1";
+        archive
+            .append_data(&mut header, name, content.as_slice())
+            .unwrap();
+        archive.finish().unwrap();
+        std::fs::create_dir(root.path().join("temporary")).unwrap();
+        let export = Export {
+            store: LayerStore::new(root.path()),
+            image: "app".to_owned(),
+            component: "app".to_owned(),
+            reporter: Arc::new(Recorder::default()),
+        };
+        let text = export.run(File::open(path).unwrap()).unwrap_err();
+        let text = text.to_string();
+        assert!(text.contains("app"), "{text}");
+        assert!(text.contains("zstd"), "{text}");
     }
 
     #[tokio::test]
