@@ -103,13 +103,21 @@ pub fn tag(input: &Sha256Digest) -> String {
     format!("in-{}", hex.get(..12).unwrap_or(&hex))
 }
 
+/// Is it a digest in the OCI form, `sha256:<64 hex>` in lower case?
+pub fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:")
+        .is_some_and(|hex| hex.len() == 64 && are_hex_digits(hex))
+}
+
 /// Does a tag look like one that [`tag`] makes?
 pub fn is_input_tag(tag: &str) -> bool {
     let digits = tag.strip_prefix("in-").unwrap_or_default();
-    digits.len() == 12
-        && digits
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    digits.len() == 12 && are_hex_digits(digits)
+}
+
+fn are_hex_digits(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -129,6 +137,24 @@ mod tests {
         assert_ne!(digest(&[&[b"ab", b"c"]]), digest(&[&[b"a", b"bc"]]));
         assert_ne!(digest(&[&[b"a", b"b"]]), digest(&[&[b"a"], &[b"b"]]));
         assert_ne!(digest(&[&[b"a"]]), digest(&[&[b"a"], &[]]));
+    }
+
+    #[test]
+    fn a_digest_is_the_sum_of_something() {
+        let digest = Sha256Digest::of(b"").to_string();
+        assert!(is_digest(&digest));
+        let traversal = format!("sha256:{}", "../".repeat(22).get(..64).unwrap());
+        let upper = format!("sha256:{}", "A".repeat(64));
+        for text in [
+            "",
+            "latest",
+            &digest[..70],
+            &digest[7..],
+            &traversal,
+            &upper,
+        ] {
+            assert!(!is_digest(text), "{text}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::key::{PrivateKey, PublicKey};
 use super::signature::{self, Signature};
 use super::{provenance, spdx};
 use crate::images::event::Reporter;
-use crate::images::hash::Sha256Digest;
+use crate::images::hash::{Sha256Digest, is_digest};
 use crate::images::registry::retry::Policy;
 use crate::images::registry::upload::upload;
 use crate::images::registry::{Blob, BlobSource, Descriptor, RawManifest, Registry, RegistryError};
@@ -79,10 +79,14 @@ impl Store<'_> {
                 entries,
                 by_tag: false,
             }),
-            None => Ok(Referrers {
-                entries: self.list(digest).await?.manifests,
-                by_tag: true,
-            }),
+            None => {
+                let mut entries = self.list(digest).await?.manifests;
+                entries.retain(|entry| is_digest(&entry.digest));
+                Ok(Referrers {
+                    entries,
+                    by_tag: true,
+                })
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 use super::GcError;
 use super::decide::Roots;
-use crate::images::hash::is_input_tag;
+use crate::images::hash::{is_digest, is_input_tag};
 
 /// What is looked for, in the words that git's and Rust's regular expressions share.
 const PATTERN: &str = r#"(@|"digest": ?")?sha256:[0-9a-f]{64}|in-[0-9a-f]{12}"#;
@@ -74,12 +74,7 @@ impl Roots {
 
     /// Takes in what the user wants kept.
     pub fn keep(&mut self, value: &str) -> Result<(), GcError> {
-        let digest = value.strip_prefix("sha256:").is_some_and(|hex| {
-            hex.len() == 64
-                && hex
-                    .bytes()
-                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        });
+        let digest = is_digest(value);
         if !digest && !is_input_tag(value) {
             return Err(GcError::Keep {
                 value: value.to_owned(),

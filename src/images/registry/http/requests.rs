@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use super::{HttpRegistry, page, read_limited};
-use crate::images::hash::Sha256Digest;
+use crate::images::hash::{Sha256Digest, is_digest};
 use crate::images::registry::meter::Meter;
 use crate::images::registry::{
     Blob, BlobSource, BlobStream, Descriptor, Mount, RawManifest, Registry, RegistryError, Session,
@@ -89,10 +89,7 @@ fn accept(request: RequestBuilder) -> RequestBuilder {
 
 fn digest_header(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?;
-    value
-        .strip_prefix("sha256:")
-        .filter(|hex| hex.len() == 64)
-        .map(|_| value.to_owned())
+    is_digest(value).then(|| value.to_owned())
 }
 
 #[async_trait]
@@ -189,7 +186,9 @@ impl Registry for HttpRegistry {
             }),
             _ => {
                 let subject = response.headers().get(OCI_SUBJECT);
-                let subject = subject.and_then(|value| value.to_str().ok());
+                let subject = subject
+                    .and_then(|value| value.to_str().ok())
+                    .filter(|value| is_digest(value));
                 Ok(Stored {
                     subject: subject.map(str::to_owned),
                 })
@@ -234,7 +233,9 @@ impl Registry for HttpRegistry {
                 })?;
             let index: Index = serde_json::from_slice(&bytes)
                 .map_err(|error| protocol(format!("the registry's list is no index: {error}")))?;
-            found.extend(index.manifests);
+            // What lies under another algorithm's sum is not orch's, and what is no sum at all must not get into a URL.
+            let usable = |entry: &Descriptor| is_digest(&entry.digest);
+            found.extend(index.manifests.into_iter().filter(usable));
             match next {
                 Some(next) => url = next,
                 None => return Ok(Some(found)),
