@@ -1,5 +1,6 @@
 //! The requests that only garbage collection makes: listing tags, deleting manifests.
 
+use reqwest::Method;
 use serde::Deserialize;
 
 use super::{HttpRegistry, error_message, page, read_limited};
@@ -44,7 +45,7 @@ impl HttpRegistry {
                 RegistryError::Interrupted {
                     operation: operation.clone(),
                     host: self.endpoint.host(),
-                    source: source.without_url(),
+                    source,
                 }
             })?;
             let page: TagList = serde_json::from_slice(&bytes)
@@ -80,7 +81,7 @@ impl HttpRegistry {
         }
         let response = self
             .send(&operation, repository, || {
-                Ok(self.client.delete(url.clone()))
+                Ok(self.change(Method::DELETE, &url))
             })
             .await?;
         match response.status().as_u16() {

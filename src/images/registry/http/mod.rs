@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
-use reqwest::{RequestBuilder, Response};
+use reqwest::{Method, RequestBuilder, Response};
 use tokio::sync::Mutex;
 use url::Url;
 
@@ -40,8 +40,12 @@ const MOST_REDIRECTS: usize = 5;
 /// A registry over HTTP.
 pub struct HttpRegistry {
     client: reqwest::Client,
-    /// For requests with a large body. The client's own read timeout also runs while a body is sent, however well that goes.
-    uploads: reqwest::Client,
+    /// For requests that change something. It has no read timeout, because that also runs while a body is sent, however well
+    /// that goes.
+    ///
+    /// It follows no redirect: a PUT or DELETE that is sent on becomes a GET, whose success says nothing. A body that is
+    /// streamed could not be sent again elsewhere, and one with a secret must not be.
+    changes: reqwest::Client,
     silence: Duration,
     endpoint: Endpoint,
     credential: Option<Credential>,
@@ -95,8 +99,7 @@ impl HttpRegistry {
             source,
         };
         let client = builder().read_timeout(silence).build().map_err(failed)?;
-        // A body that is streamed cannot be sent again elsewhere, and one with a secret must not be.
-        let uploads = builder()
+        let changes = builder()
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(failed)?;
@@ -111,7 +114,7 @@ impl HttpRegistry {
             .collect();
         Ok(Self {
             client,
-            uploads,
+            changes,
             silence,
             endpoint,
             credential,
@@ -161,7 +164,7 @@ impl HttpRegistry {
     fn token_source(&self) -> TokenSource<'_> {
         TokenSource {
             client: &self.client,
-            forms: &self.uploads,
+            forms: &self.changes,
             credential: self.credential.as_ref(),
             meter: &self.meter,
             host: self.endpoint.url.host_str().unwrap_or_default(),
@@ -232,6 +235,13 @@ impl HttpRegistry {
         } else {
             Ok(response)
         }
+    }
+
+    /// A request that changes something, without a body that takes long.
+    fn change(&self, method: Method, url: &Url) -> RequestBuilder {
+        self.changes
+            .request(method, url.clone())
+            .timeout(self.silence)
     }
 
     /// Is the URL one of this registry itself? Only those are told who we are.
@@ -409,12 +419,31 @@ pub(super) async fn status_error(operation: String, response: Response) -> Regis
         .and_then(|value| value.to_str().ok())
         .map(str::to_owned);
     let retry_after = header.and_then(|value| retry_after(&value, jiff::Timestamp::now()));
+    let message = match sent_on_to(&response) {
+        Some(host) => format!(
+            "and sends us on to {host}, which only requests that read follow: if that is the registry's own name, use it"
+        ),
+        None => error_message(response).await,
+    };
     RegistryError::Status {
         operation,
         status,
-        message: error_message(response).await,
+        message,
         retry_after,
     }
+}
+
+/// The host that a redirect names. The rest of its location may hold a secret.
+fn sent_on_to(response: &Response) -> Option<String> {
+    let location = response.headers().get(LOCATION)?.to_str().ok()?;
+    let url = response.url().join(location).ok()?;
+    let host = url
+        .host_str()
+        .filter(|_| response.status().is_redirection())?;
+    Some(match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    })
 }
 
 /// `Retry-After` in either of its forms (RFC 9110): seconds, or a date.
@@ -467,7 +496,12 @@ pub(super) async fn read_limited(
     limit: usize,
 ) -> Result<Bytes, reqwest::Error> {
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
+    // A blob's URL may hold a signature that opens it, wherever a redirect led.
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(reqwest::Error::without_url)?
+    {
         body.extend_from_slice(&chunk);
         if body.len() > limit {
             body.truncate(limit);

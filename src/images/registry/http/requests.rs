@@ -169,8 +169,7 @@ impl Registry for HttpRegistry {
         let build = || {
             self.meter.sent(manifest.bytes.len() as u64);
             let request = self
-                .client
-                .put(url.clone())
+                .change(Method::PUT, &url)
                 .header(CONTENT_TYPE, &manifest.media_type);
             Ok(request.body(manifest.bytes.clone()))
         };
@@ -297,7 +296,7 @@ impl Registry for HttpRegistry {
         url.query_pairs_mut()
             .append_pair("mount", digest)
             .append_pair("from", from);
-        let build = || Ok(self.client.post(url.clone()).header(CONTENT_LENGTH, 0));
+        let build = || Ok(self.change(Method::POST, &url).header(CONTENT_LENGTH, 0));
         let source_scope = self.pull_scope(from);
         if let Some(scope) = &source_scope {
             self.state.lock().await.want(scope.clone());
@@ -332,7 +331,7 @@ impl Registry for HttpRegistry {
     async fn start_upload(&self, repository: &str) -> Result<Session, RegistryError> {
         let operation = format!("opening an upload to {repository}");
         let url = self.url(repository, "blobs/uploads/")?;
-        let build = || Ok(self.client.post(url.clone()).header(CONTENT_LENGTH, 0));
+        let build = || Ok(self.change(Method::POST, &url).header(CONTENT_LENGTH, 0));
         let response = self.send(&operation, repository, build).await?;
         let response = self.expect(&operation, response, &[202]).await?;
         self.session(&operation, repository, response.headers())
@@ -350,7 +349,7 @@ impl Registry for HttpRegistry {
         let moved = Arc::<AtomicU64>::default();
         let build = || {
             let request = self
-                .uploads
+                .changes
                 .request(Method::PATCH, session.location.clone());
             let request = request
                 .header(CONTENT_TYPE, OCTETS)
@@ -412,7 +411,7 @@ impl Registry for HttpRegistry {
         url.query_pairs_mut().append_pair("digest", &blob.digest);
         let moved = Arc::<AtomicU64>::default();
         let build = || {
-            let request = self.uploads.put(url.clone()).header(CONTENT_TYPE, OCTETS);
+            let request = self.changes.put(url.clone()).header(CONTENT_TYPE, OCTETS);
             if !with_body {
                 return Ok(request.header(CONTENT_LENGTH, 0));
             }

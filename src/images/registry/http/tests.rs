@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::images::registry::{Blob, BlobSource, Registry};
+use crate::images::registry::{Blob, BlobSource, RawManifest, Registry};
 
 const SILENCE: Duration = Duration::from_secs(1);
 /// More than what the kernel takes on its own, in bytes.
@@ -61,6 +61,46 @@ async fn a_registry_that_takes_nothing_is_given_up() {
     let error = send(0).await.unwrap_err();
     assert!(matches!(error, RegistryError::Silent { .. }), "{error:?}");
     assert!(error.is_transient());
+}
+
+#[tokio::test]
+async fn a_change_that_is_sent_on_is_not_done() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let location = address.replace("127.0.0.1", "http://localhost");
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut buffer = [0; 4096];
+            let count = stream.read(&mut buffer).await.unwrap();
+            // Where a GET would succeed.
+            let status = if buffer[..count].starts_with(b"GET") {
+                "200 OK".to_owned()
+            } else {
+                format!("303 See Other\r\nLocation: {location}/?secret")
+            };
+            let answer =
+                format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let endpoint = Endpoint::of(&address, false).unwrap();
+    let registry = HttpRegistry::new(endpoint, None, [], Arc::default()).unwrap();
+    let digest = crate::images::hash::Sha256Digest::of(b"").to_string();
+    let manifest = RawManifest {
+        media_type: "application/json".to_owned(),
+        bytes: Bytes::from_static(b"{}"),
+    };
+    let errors = [
+        registry.delete_manifest("me/app", &digest).await.err(),
+        registry.put_manifest("me/app", "1", &manifest).await.err(),
+        registry.start_upload("me/app").await.err(),
+    ];
+    for error in errors {
+        let text = error.unwrap().to_string();
+        assert!(text.contains("303 and sends us on to localhost:"), "{text}");
+        assert!(!text.contains("secret"), "{text}");
+    }
 }
 
 #[test]
