@@ -105,8 +105,16 @@ async fn every_accepted_order_is_recorded_once_whatever_is_killed_meanwhile() {
     billing_before.until_readiness(StatusCode::OK).await;
     until("an order is accepted", async || order(&gateway).await).await;
 
+    let count = std::sync::atomic::AtomicUsize::new(0);
     let kills = async {
-        let pause = || tokio::time::sleep(std::time::Duration::from_millis(400));
+        // By orders, not by the clock: a busy machine accepts fewer in the same time.
+        let pause = async || {
+            let enough = count.load(std::sync::atomic::Ordering::Relaxed) + 40;
+            until("orders are accepted", async || {
+                (count.load(std::sync::atomic::Ordering::Relaxed) >= enough).then_some(())
+            })
+            .await;
+        };
         pause().await;
         drop(billing_before);
         let billing_after = billing(&broker, &queue, &database).await;
@@ -126,6 +134,8 @@ async fn every_accepted_order_is_recorded_once_whatever_is_killed_meanwhile() {
             let accepted = order(&gateway).await;
             if accepted.is_none() {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            } else {
+                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             }
             accepted
         })
