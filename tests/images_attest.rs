@@ -302,6 +302,12 @@ fn what_cannot_be_said_truly_is_not_said() {
     let project = Project::new("refusals");
     let (private, public) = project.key("mine");
     assert_eq!(project.code(&["attest"]), 3, "never pushed");
+    assert_eq!(
+        project.code(&["push", "--key", &public]),
+        3,
+        "no private key"
+    );
+    assert!(!project.path("images.lock").exists());
     project.done(&["push"]);
     assert_eq!(project.code(&["verify", "--key", &public]), 15);
     assert_eq!(project.code(&["attest", "--sign"]), 2, "no key");
@@ -354,6 +360,34 @@ fn what_somebody_else_put_beside_an_image_is_never_signed() {
         let payload = String::from_utf8(payload.unwrap()).unwrap();
         assert!(!payload.contains("forged"), "{payload}");
     }
+    assert_eq!(project.code(&["verify", "--key", &public]), 0);
+}
+
+#[test]
+fn push_signs_no_image_that_somebody_else_gave_its_tag() {
+    let project = Project::new("moved");
+    let (private, public) = project.key("mine");
+    project.done(&["push"]);
+    let other = project.manifest(&project.digest(), MANIFEST);
+    fs::write(project.path("app/above/new"), "x").unwrap();
+    project.done(&["push", "--key", &private]);
+    let lock = fs::read(project.path("images.lock")).unwrap();
+    let lock: Value = serde_json::from_slice(&lock).unwrap();
+    let tag = lock["components"]["app"]["tag"].as_str().unwrap();
+    project.put_manifest(tag, MANIFEST, &other);
+    let theirs = sha256(&other.to_string());
+    let refused = project.orch(&["push", "--key", &private]);
+    assert!(!refused.status.success(), "{refused:?}");
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let text = text + &String::from_utf8_lossy(&refused.stdout);
+    assert!(text.contains(&theirs), "{text}");
+    assert!(text.contains("orch images attest --sign"), "{text}");
+    assert_ne!(project.digest(), theirs, "the lock is as it was");
+    // The message's way.
+    project.done(&["push"]);
+    assert_eq!(project.digest(), theirs);
+    assert_eq!(project.code(&["verify", "--key", &public]), 15);
+    project.done(&["attest", "--sign", "--key", &private]);
     assert_eq!(project.code(&["verify", "--key", &public]), 0);
 }
 

@@ -33,6 +33,8 @@ pub struct Pushed {
     pub sent: u64,
     /// Blobs that were there or were mounted.
     pub reused: u64,
+    /// Somebody else was first with another image: the digest is theirs.
+    pub theirs: bool,
 }
 
 /// Which repository is believed to hold which blobs. Only ever a belief: the registry has the last word.
@@ -201,6 +203,7 @@ impl Pusher {
         let there = self.registry.head_manifest(repository, tag).await?;
         if let Some(theirs) = there.filter(|theirs| Some(theirs.as_str()) != replaces) {
             return Ok(Pushed {
+                theirs: theirs != named.digest(),
                 digest: theirs,
                 sent,
                 reused: (blobs.len() as u64).saturating_sub(sent),
@@ -224,6 +227,7 @@ impl Pusher {
             digest: named.digest(),
             sent,
             reused: (blobs.len() as u64).saturating_sub(sent),
+            theirs: false,
         })
     }
 
@@ -260,6 +264,7 @@ impl Pusher {
             digest: digest.to_owned(),
             sent: 0,
             reused: 0,
+            theirs: false,
         })
     }
 

@@ -100,6 +100,20 @@ pub enum AttestError {
         /// What the lock says.
         reference: String,
     },
+    /// Somebody else's image has the tag.
+    #[error(
+        "{component}: this run did not push {reference}, and {lock} does not list it, so it is not signed: look at that image; \
+         if it is the right one, run `orch images push {component}` without a key, which puts it into the lock, and then \
+         `orch images attest --sign --key KEY {component}`"
+    )]
+    NotOurs {
+        /// The component.
+        component: String,
+        /// What the registry has.
+        reference: String,
+        /// The lock.
+        lock: PathBuf,
+    },
     /// The lock does not know it.
     #[error(
         "{component}: it was never pushed, {lock} does not list it: run `orch images push {component}`"

@@ -8,7 +8,7 @@ use futures::future::try_join_all;
 use serde::Serialize;
 
 use super::Pipeline;
-use super::gather::Prepared;
+use super::gather::{Planned, Prepared};
 use crate::images::ImageError;
 use crate::images::attest::artifact::{Index, Manifest, document};
 use crate::images::attest::key::{PrivateKey, PublicKey};
@@ -24,6 +24,7 @@ use crate::images::input::{self, Input, Source};
 use crate::images::layers::LayerStore;
 use crate::images::lock::{Entry, Lock};
 use crate::images::pin;
+use crate::images::plan::Action;
 use crate::images::registry::{Descriptor, RawManifest, Registry};
 use crate::images::select::select;
 
@@ -129,15 +130,15 @@ impl Pipeline {
         inputs: &BTreeMap<String, Input>,
         entries: &BTreeMap<String, Entry>,
         registry: &dyn Registry,
+        key: Option<&PrivateKey>,
     ) -> Result<BTreeMap<String, Attested>, ImageError> {
         if self.settings.attest.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let key = self.open_key()?;
         let tasks = prepared.sources.iter().filter_map(|source| {
             let name = source.component.name.clone();
             let entry = entries.get(&name)?;
-            let found = self.attest_one(prepared, inputs, source, entry, registry, key.as_ref());
+            let found = self.attest_one(prepared, inputs, source, entry, registry, key);
             Some(async move { Ok::<_, ImageError>((name, found.await?)) })
         });
         Ok(try_join_all(tasks).await?.into_iter().collect())
@@ -199,7 +200,46 @@ impl Pipeline {
         try_join_all(tasks).await
     }
 
-    fn open_key(&self) -> Result<Option<PrivateKey>, ImageError> {
+    /// A key vouches only for what this run puts there and for what the lock listed before it. That an image has the right tag
+    /// says nothing: whoever may push can move it.
+    pub(super) fn check_ours(
+        &self,
+        prepared: &Prepared,
+        planned: &Planned,
+    ) -> Result<(), ImageError> {
+        for step in planned.steps.iter().filter(|step| step.published) {
+            let (
+                Action::Skip {
+                    digest: Some(digest),
+                },
+                Some(input),
+            ) = (&step.action, planned.inputs.get(&step.component))
+            else {
+                continue;
+            };
+            let locked = prepared.lock.components.get(&step.component);
+            let listed = locked.is_some_and(|entry| {
+                entry.digest == *digest && entry.input == input.hash.to_string()
+            });
+            if !listed {
+                return Err(self.not_ours(&step.component, input, digest));
+            }
+        }
+        Ok(())
+    }
+
+    /// An image that must not be signed just because it has the component's tag.
+    pub(super) fn not_ours(&self, component: &str, input: &Input, digest: &str) -> ImageError {
+        let repository = self.destination.repository(component);
+        AttestError::NotOurs {
+            component: component.to_owned(),
+            reference: format!("{repository}:{}@{digest}", input.tag),
+            lock: self.settings.lock.clone(),
+        }
+        .into()
+    }
+
+    pub(super) fn open_key(&self) -> Result<Option<PrivateKey>, ImageError> {
         let key = self.settings.attest.key.as_ref();
         Ok(key
             .map(|key| key.open())

@@ -210,9 +210,14 @@ impl Pipeline {
         if and_pin {
             self.rehearse_pin(&prepared)?;
         }
+        // A key that cannot be used is worth knowing about before anything is built.
+        let key = self.open_key()?;
         self.start_stand_in().await?;
         let registry = self.registry(&prepared.selection)?;
         let planned = self.decide(&mut prepared, Some(registry.as_ref())).await?;
+        if key.is_some() {
+            self.check_ours(&prepared, &planned)?;
+        }
         let foundations = self.lay_foundations(&mut prepared, &planned).await?;
         let pusher = Pusher {
             registry,
@@ -241,6 +246,7 @@ impl Pipeline {
                 &planned.inputs,
                 &entries,
                 pusher.registry.as_ref(),
+                key.as_ref(),
             )
             .await?;
         let references: BTreeMap<String, String> = entries

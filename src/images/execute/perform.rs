@@ -260,6 +260,9 @@ impl Pipeline {
                 push.await?
             }
         };
+        if pushed.theirs && self.settings.attest.key.is_some() {
+            return Err(self.not_ours(component, input, &pushed.digest));
+        }
         Ok(Some(self.pushed(component, input, pushed)))
     }
 
