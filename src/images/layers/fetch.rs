@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::{LayerError, LayerStore};
 use crate::images::ImageError;
 use crate::images::event::Reporter;
+use crate::images::hash::is_digest;
 use crate::images::registry::retry::Policy;
 use crate::images::registry::{Registry, RegistryError};
 
@@ -23,6 +24,15 @@ impl LayerStore {
         policy: Policy,
         reporter: &dyn Reporter,
     ) -> Result<PathBuf, ImageError> {
+        if !is_digest(digest) {
+            let reason = "its manifest gives that as a layer's digest, and only `sha256:` with 64 hexadecimal digits is read: \
+                          build and push the image again";
+            return Err(RegistryError::Protocol {
+                operation: format!("reading layer {digest:?} of {repository}"),
+                reason: reason.to_owned(),
+            }
+            .into());
+        }
         let path = self.blob(digest);
         if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == size) {
             return Ok(path);
@@ -34,7 +44,7 @@ impl LayerStore {
         // A stream that broke cannot be gone on with, so it is asked for anew as a whole.
         let mut attempt = 1;
         loop {
-            match self.receive(registry, repository, digest).await {
+            match self.receive(registry, repository, digest, size).await {
                 Err(ImageError::Registry(error)) => policy.wait(attempt, error, reporter).await?,
                 other => return other.map(|()| path),
             }
@@ -47,6 +57,7 @@ impl LayerStore {
         registry: &dyn Registry,
         repository: &str,
         digest: &str,
+        size: u64,
     ) -> Result<(), ImageError> {
         let protocol = |reason: String| RegistryError::Protocol {
             operation: format!("reading layer {digest} of {repository}"),
@@ -62,7 +73,15 @@ impl LayerStore {
             source,
         };
         let mut hasher = Sha256::new();
+        let mut received = 0_u64;
         while let Some(chunk) = stream.try_next().await? {
+            received = received.saturating_add(chunk.len() as u64);
+            if received > size {
+                let reason = format!(
+                    "the registry sends more than the {size} bytes that its manifest gives: build and push the image again"
+                );
+                return Err(protocol(reason).into());
+            }
             hasher.update(&chunk);
             file.write_all(&chunk).map_err(cache)?;
         }
