@@ -54,7 +54,13 @@ pub struct RootFs {
 impl RootFs {
     /// Puts a layer, an uncompressed archive, on top.
     pub fn apply(&mut self, layer: impl Read) -> io::Result<()> {
+        self.apply_within(layer, IMAGE_LIMIT)
+    }
+
+    fn apply_within(&mut self, layer: impl Read, limit: u64) -> io::Result<()> {
         let mut added = BTreeMap::new();
+        // What lower layers have stays in memory until this one is read, so it counts even if it is replaced.
+        let mut kept: u64 = self.nodes.values().map(Node::size).sum();
         // Paths that lower layers no longer show, themselves and below; and folders that they no longer show below.
         let (mut hidden, mut emptied) = (BTreeSet::new(), BTreeSet::new());
         let mut archive = tar::Archive::new(layer);
@@ -94,7 +100,16 @@ impl RootFs {
                 () if kind.is_file() => Some(Node::Content(read_all(&mut entry, &path)?)),
                 () => None,
             };
-            added.extend(node.map(|node| (path.clone(), node)));
+            if let Some(node) = node {
+                kept += node.size();
+                let replaced = added.insert(path.clone(), node);
+                kept -= replaced.as_ref().map_or(0, Node::size);
+            }
+            if kept > limit {
+                return Err(io::Error::other(format!(
+                    "its package databases have more than {limit} bytes"
+                )));
+            }
             hidden.insert(path);
         }
         self.nodes.retain(|path, _| {
@@ -103,12 +118,6 @@ impl RootFs {
                 && parents(path).all(|parent| !hidden.contains(parent) && !emptied.contains(parent))
         });
         self.nodes.extend(added);
-        let kept: u64 = self.nodes.values().map(Node::size).sum();
-        if kept > IMAGE_LIMIT {
-            return Err(io::Error::other(format!(
-                "its package databases have more than {IMAGE_LIMIT} bytes"
-            )));
-        }
         Ok(())
     }
 
@@ -315,6 +324,23 @@ mod tests {
             image.unread().collect::<Vec<_>>(),
             [STATUS, "var/lib/rpm/rpmdb.sqlite"]
         );
+    }
+
+    #[test]
+    fn too_much_is_an_error_before_the_layer_ends() {
+        let mut image = RootFs::default();
+        let lower = layer(&[File(STATUS, "12345")]);
+        image.apply_within(lower.as_slice(), 8).unwrap();
+        // Written twice counts once.
+        let twice = layer(&[File("etc/os-release", "123"), File("etc/os-release", "123")]);
+        image.apply_within(twice.as_slice(), 8).unwrap();
+        let more = layer(&[
+            File("var/lib/dpkg/status.d/a", "1"),
+            File("b", "never read"),
+        ]);
+        // Cut off after the first file: whoever reads on meets another error.
+        let error = image.apply_within(&more[..1024], 8).unwrap_err();
+        assert!(error.to_string().contains("more than 8 bytes"), "{error}");
     }
 
     #[test]
