@@ -326,7 +326,7 @@ fn what_cannot_be_said_truly_is_not_said() {
 
 #[test]
 fn what_somebody_else_put_beside_an_image_is_never_signed() {
-    let project = Project::new("forged");
+    let project = Project::new("beside");
     let (private, public) = project.key("mine");
     project.done(&["push", "--sbom", "--provenance"]);
     let list = project.digest().replace(':', "-");
