@@ -432,6 +432,7 @@ async fn the_first_of_two_pushes_wins_and_the_second_takes_it_over() {
         .await
         .unwrap();
     assert_eq!(pushed.digest, manifest.digest());
+    assert!(pushed.theirs);
     assert_eq!(bench.registry.count("PUT /v2/me/app/manifests/in-1"), 0);
 }
 
