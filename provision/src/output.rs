@@ -9,7 +9,7 @@ use orch_runner::{Reporter, StepFailure, error_chain};
 
 use crate::cli::Output;
 
-/// Writes each event as it happens. A reader that has gone away does not stop the work.
+/// Writes each event as it happens. A reader that has gone away ends the run, which whoever composes it sees to.
 pub(crate) struct StdoutReporter {
     pub(crate) node: NodeName,
     pub(crate) output: Output,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::{HostError, Privilege};
 use crate::process::Program;
 
-/// How long a fresh engine may take to answer.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a fresh engine may take to answer: on a busy disk it opens its build cache for more than a minute.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The Docker engine that the `docker` command talks to.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Engine {
                 .run()
                 .await
                 .map_err(|source| HostError::EngineStart { source })?;
-            return Self::wait(PathBuf::from("`journalctl -u docker`")).await;
+            return Self::wait(PathBuf::from("`journalctl -u docker`"), || true).await;
         }
         let log = PathBuf::from("/var/log/dockerd.log");
         // A killed engine leaves its pid file behind, and a new one refuses to start beside it.
@@ -73,24 +73,28 @@ impl Engine {
              if [ -n \"$pid\" ] && ! grep -q dockerd \"/proc/$pid/comm\" 2>/dev/null; then rm -f /var/run/docker.pid; fi; \
              for p in /run/docker/containerd/containerd.pid /var/run/docker/containerd/containerd.pid; do \
                [ -f \"$p\" ] && ! grep -q containerd \"/proc/$(cat \"$p\")/comm\" 2>/dev/null && rm -f \"$p\"; done; \
-             setsid dockerd >>{log} 2>&1 </dev/null &",
+             setsid dockerd >>{log} 2>&1 </dev/null & echo $!",
             log = log.display()
         );
-        privilege
+        let pid = privilege
             .command("sh", &["-c", &script])?
-            .run()
+            .output()
             .await
             .map_err(|source| HostError::EngineStart { source })?;
-        Self::wait(log).await
+        let process = PathBuf::from("/proc").join(pid.trim());
+        Self::wait(log, || process.exists()).await
     }
 
-    async fn wait(log: PathBuf) -> Result<(), HostError> {
+    async fn wait(log: PathBuf, lives: impl Fn() -> bool) -> Result<(), HostError> {
         let deadline = tokio::time::Instant::now() + START_TIMEOUT;
         while tokio::time::Instant::now() < deadline {
             if Self::version().await.is_some() {
                 return Ok(());
             }
             Self::check_allowed().await?;
+            if !lives() {
+                return Err(HostError::EngineEnded { log });
+            }
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
         Err(HostError::EngineSilent {

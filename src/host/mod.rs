@@ -30,6 +30,8 @@ pub enum HostError {
     Install { packages: String, source: RunError },
     #[error("the Docker engine does not answer after {seconds} s; see {log}")]
     EngineSilent { seconds: u64, log: PathBuf },
+    #[error("the Docker engine ended as it was starting; its last lines in {log} say why")]
+    EngineEnded { log: PathBuf },
     #[error("cannot start the Docker engine")]
     EngineStart { source: RunError },
     #[error(

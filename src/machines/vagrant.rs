@@ -72,11 +72,12 @@ impl Vagrant {
         if let Ok(executable) = std::env::current_exe() {
             program = program.env("ORCH_BIN", executable);
         }
-        // Half a virtual machine is something that only Vagrant can clear away; containers carry labels.
-        if self.provider != Provider::Docker {
-            program = program.on_cancel(OnCancel::Interrupt);
-        }
-        program
+        // Half a virtual machine is something that only Vagrant can clear away. Containers carry labels, and one that an
+        // interrupted Vagrant removes has to be made anew by the next run.
+        program.on_cancel(match self.provider {
+            Provider::Docker => OnCancel::KillGroup,
+            Provider::Virtualbox | Provider::Libvirt => OnCancel::Interrupt,
+        })
     }
 
     /// Makes, starts and provisions every machine.

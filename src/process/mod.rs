@@ -11,7 +11,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 
 /// Lines of output that an error keeps.
@@ -45,6 +45,8 @@ pub enum RunError {
 pub enum OnCancel {
     /// It is killed.
     Kill,
+    /// It and all that it has started are killed before any of them can undo what was done.
+    KillGroup,
     /// It is sent SIGINT, once, and may clean up.
     Interrupt,
     /// It runs to its end.
@@ -88,9 +90,13 @@ impl Drop for Guarded {
             return;
         }
         let id = child.id().and_then(|id| i32::try_from(id).ok());
-        if let (OnCancel::Interrupt, Some(id)) = (self.on_cancel, id.and_then(Pid::from_raw)) {
+        if let Some(id) = id.and_then(Pid::from_raw) {
             // It may have ended this very moment.
-            let _ = kill_process(id, Signal::INT);
+            let _ = match self.on_cancel {
+                OnCancel::KillGroup => kill_process_group(id, Signal::KILL),
+                OnCancel::Interrupt => kill_process(id, Signal::INT),
+                OnCancel::Kill | OnCancel::Finish => Ok(()),
+            };
         }
         if let Ok(mut ending) = ENDING.lock() {
             ending.push(child);
@@ -381,6 +387,10 @@ mod tests {
             _ = started.recv() => {}
         }
         settle(Duration::from_secs(20)).await;
+        if on_cancel == OnCancel::KillGroup {
+            // A child that lives on would write by then.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
         std::fs::read_to_string(&mark).unwrap_or_default()
     }
 
@@ -395,6 +405,12 @@ mod tests {
         assert_eq!(dropped(script, OnCancel::Interrupt).await, "cleaned\n");
         assert_eq!(dropped(script, OnCancel::Finish).await, "finished\n");
         assert_eq!(dropped(script, OnCancel::Kill).await, "");
+        let with_child = r#"$| = 1;
+            if (!fork()) { select(undef, undef, undef, 0.5); open(F, ">", $ARGV[0]); print F "child\n"; close(F); exit 0 }
+            print "started\n";
+            wait();"#;
+        assert_eq!(dropped(with_child, OnCancel::Finish).await, "child\n");
+        assert_eq!(dropped(with_child, OnCancel::KillGroup).await, "");
     }
 
     #[tokio::test]

@@ -6,11 +6,14 @@ pub(crate) mod up;
 
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use orch_contract::{ConfigError, Event, ExitCode, LogLevel, NodeConfig};
 use orch_runner::{ExitCoded, Reporter, StepFailure};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Held by whoever changes this machine.
@@ -37,6 +40,8 @@ enum CommandFailure {
     Signals(#[source] io::Error),
     #[error("interrupted; run the same command again to go on")]
     Interrupted,
+    #[error("whoever started this run has gone away; run the same command again to go on")]
+    Abandoned,
 }
 
 impl ExitCoded for CommandFailure {
@@ -48,7 +53,7 @@ impl ExitCoded for CommandFailure {
             CommandFailure::Program(_)
             | CommandFailure::Signals(_)
             | CommandFailure::Lock { .. } => ExitCode::Failure,
-            CommandFailure::Interrupted => ExitCode::Interrupted,
+            CommandFailure::Interrupted | CommandFailure::Abandoned => ExitCode::Interrupted,
         }
     }
 }
@@ -64,8 +69,7 @@ fn load_config(path: &Path) -> Result<NodeConfig, CommandFailure> {
     })
 }
 
-/// Waits until no other provisioner works on this node, which one whose connection was cut may still do. The lock goes with
-/// the file.
+/// Waits until no other provisioner works on this node. The lock goes with the file.
 async fn alone(path: &Path, reporter: &dyn Reporter) -> Result<File, CommandFailure> {
     const INTERVAL: Duration = Duration::from_millis(200);
     let failed = |source| CommandFailure::Lock {
@@ -92,8 +96,9 @@ async fn alone(path: &Path, reporter: &dyn Reporter) -> Result<File, CommandFail
     }
 }
 
-/// Runs until done or until SIGINT, SIGTERM or SIGHUP. Every step is safe to stop at any moment:
-/// files are replaced whole, and the next run looks at the machine again.
+/// Runs until done, until SIGINT, SIGTERM or SIGHUP, or until nobody reads its events any more: a cut SSH connection sends no
+/// signal to a program without a terminal, and one that went on would keep the node from the next run. Every step is safe to
+/// stop at any moment: files are replaced whole, and the next run looks at the machine again.
 async fn interruptible<T>(
     work: impl Future<Output = Result<T, StepFailure>>,
 ) -> Result<T, StepFailure> {
@@ -105,6 +110,7 @@ async fn interruptible<T>(
     ] {
         signals.push(signal(kind).map_err(CommandFailure::Signals)?);
     }
+    let abandoned = abandoned(io::stdout());
     let [interrupt, terminate, hangup] = signals.as_mut_slice() else {
         return work.await;
     };
@@ -113,6 +119,30 @@ async fn interruptible<T>(
         _ = interrupt.recv() => Err(CommandFailure::Interrupted.into()),
         _ = terminate.recv() => Err(CommandFailure::Interrupted.into()),
         _ = hangup.recv() => Err(CommandFailure::Interrupted.into()),
+        () = abandoned => Err(CommandFailure::Abandoned.into()),
+    }
+}
+
+/// Ends when the other end of this pipe, socket or terminal is closed; of a file, never.
+async fn abandoned(output: impl AsFd + Send + 'static) {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    // Not one of the runtime's threads: it would wait for this one at the end.
+    std::thread::spawn(move || {
+        let closed = PollFlags::ERR | PollFlags::HUP;
+        loop {
+            let mut polled = [PollFd::new(&output, PollFlags::empty())];
+            match poll(&mut polled, None) {
+                Ok(_) if polled[0].revents().intersects(closed) => break,
+                Ok(_) if polled[0].revents().contains(PollFlags::NVAL) => return,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+        // The run may have ended meanwhile.
+        let _ = sender.send(());
+    });
+    if receiver.await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -121,6 +151,23 @@ mod tests {
     use orch_runner::Recorder;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_run_is_abandoned_when_its_output_has_no_reader() {
+        let (reader, writer) = io::pipe().unwrap();
+        let (theirs, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let mut pipe = Box::pin(abandoned(writer));
+        let mut socket = Box::pin(abandoned(ours));
+        let mut file = Box::pin(abandoned(file));
+        let short = Duration::from_millis(100);
+        assert!(tokio::time::timeout(short, &mut pipe).await.is_err());
+        assert!(tokio::time::timeout(short, &mut socket).await.is_err());
+        drop((reader, theirs));
+        pipe.await;
+        socket.await;
+        assert!(tokio::time::timeout(short, &mut file).await.is_err());
+    }
 
     #[tokio::test]
     async fn the_second_waits_for_the_first_and_says_so() {
