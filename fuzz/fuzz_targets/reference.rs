@@ -5,6 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use orch::images::destination::Destination;
 use orch::images::lock::Lock;
 use orch::images::pin::{Ours, is_pinned};
+use orch::images::reference;
 use orch::images::registry::http::Endpoint;
 
 fuzz_target!(|text: &str| {
@@ -22,6 +23,9 @@ fuzz_target!(|text: &str| {
         assert!(component == "app" || component == "node", "{component}");
     }
     let _ = is_pinned(text);
+    if let Ok(read) = reference::parse(text) {
+        assert_eq!(text.parse().ok(), Some(read));
+    }
     let pinned = format!("docker.io/me/app:in-0123456789ab@sha256:{}", "0".repeat(64));
     assert_eq!(ours.component_of(&pinned), Some("app"));
 });

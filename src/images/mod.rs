@@ -27,6 +27,7 @@ pub mod lock;
 pub mod pin;
 pub mod plan;
 pub mod push;
+pub mod reference;
 pub mod registry;
 pub mod select;
 

@@ -27,6 +27,7 @@ use super::registry::http::{Endpoint, HttpRegistry};
 use super::registry::meter::Meter;
 use super::registry::retry::{Policy, Retrying};
 use super::registry::{Registry, RegistryError, credentials};
+use crate::images::reference;
 use recipe::Recipe;
 
 /// How long a registry may take to answer at all before it counts as out of reach.
@@ -389,7 +390,7 @@ fn parse(text: &str) -> Identity {
 }
 
 fn parse_reference(reference: &str) -> Result<Reference, BaseError> {
-    reference.parse().map_err(|error| BaseError::Reference {
+    reference::parse(reference).map_err(|error| BaseError::Reference {
         reference: reference.to_owned(),
         reason: format!("{error}"),
     })

@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use oci_distribution::Reference;
-
 use lexer::{directives, instructions, words};
 use scope::Scope;
+
+use crate::images::reference;
 
 /// A Dockerfile does not say what it builds on.
 #[derive(Debug, thiserror::Error)]
@@ -223,7 +223,7 @@ impl Dockerfile {
 
 /// The builder would refuse anything else, and quotes in a name would change what the rest of the line means.
 fn is_image(reference: &str) -> Result<(), String> {
-    match reference.parse::<Reference>() {
+    match reference::parse(reference) {
         Ok(_) => Ok(()),
         Err(error) => Err(format!(
             "`{reference}` is not the name of an image: {error}"

@@ -10,6 +10,7 @@ use super::PinError;
 use crate::images::destination::{DOCKER_HUB, Destination};
 use crate::images::hash::is_input_tag;
 use crate::images::lock::Lock;
+use crate::images::reference;
 
 /// Names of this machine, where the only registries are our own.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
@@ -96,10 +97,11 @@ impl Ours {
             }
         }
         for image in keep {
-            let reference: Reference = image.parse().map_err(|_| PinError::Repository {
-                option: "--keep",
-                text: image.clone(),
-            })?;
+            let reference: Reference =
+                reference::parse(image).map_err(|_| PinError::Repository {
+                    option: "--keep",
+                    text: image.clone(),
+                })?;
             let whole = format!("{}/{}", reference.registry(), reference.repository());
             let component = self.repositories.get(&whole).map(String::as_str);
             if let Some(component) = self.named(image).or(component) {
@@ -120,11 +122,11 @@ impl Ours {
 
     /// Shall this image stay what it is?
     pub fn keeps(&self, image: &str) -> bool {
-        let Ok(reference) = image.parse::<Reference>() else {
+        let Ok(reference) = reference::parse(image) else {
             return false;
         };
         self.kept.iter().any(|kept| {
-            let Ok(wanted) = kept.parse::<Reference>() else {
+            let Ok(wanted) = reference::parse(kept) else {
                 return false;
             };
             (wanted.registry(), wanted.repository())
@@ -138,7 +140,7 @@ impl Ours {
         if let Some(component) = self.named(image) {
             return Some(component);
         }
-        let reference: Reference = image.parse().ok()?;
+        let reference: Reference = reference::parse(image).ok()?;
         let (registry, repository) = (reference.registry(), reference.repository());
         let whole = format!("{registry}/{repository}");
         if let Some(component) = self.repositories.get(&whole) {
@@ -153,14 +155,14 @@ impl Ours {
 
     /// The component that an image stands for if it is one that was pinned or tagged by us.
     pub(super) fn pinned_component(&self, image: &str) -> Option<&str> {
-        let reference: Reference = image.parse().ok()?;
+        let reference: Reference = reference::parse(image).ok()?;
         let made = reference.digest().is_some() || reference.tag().is_some_and(is_input_tag);
         self.component_of(image).filter(|_| made)
     }
 
     /// The component that is called as an image that is not ours.
     pub(super) fn namesake(&self, image: &str) -> Option<&str> {
-        let reference: Reference = image.parse().ok()?;
+        let reference: Reference = reference::parse(image).ok()?;
         self.named(reference.repository().rsplit('/').next()?)
     }
 
@@ -172,7 +174,7 @@ impl Ours {
 
 /// A repository in full, e.g. `docker.io/acme/web`; a tag or digest in `text` counts for nothing.
 pub(super) fn repository_of(text: &str) -> Option<String> {
-    let reference: Reference = text.parse().ok()?;
+    let reference: Reference = reference::parse(text).ok()?;
     Some(format!(
         "{}/{}",
         reference.registry(),

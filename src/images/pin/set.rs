@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use oci_distribution::Reference;
-
 use super::{ImageScalar, Manifest, Ours, PinError, is_pinned, ours};
+use crate::images::reference;
 
 /// Names and the references that their images shall get.
 #[derive(Debug, Clone, Default)]
@@ -19,7 +18,7 @@ impl Given {
     pub fn new(pairs: &[(String, String)], ours: &Ours) -> Result<Self, PinError> {
         let mut given = Self::default();
         for (name, reference) in pairs {
-            if !is_pinned(reference) || reference.parse::<Reference>().is_err() {
+            if !is_pinned(reference) || reference::parse(reference).is_err() {
                 return Err(PinError::SetDigest {
                     name: name.clone(),
                     text: reference.clone(),

@@ -11,6 +11,7 @@ use super::{ImageScalar, Manifest, Ours, Problem, is_pinned, originals, ours};
 use crate::images::ImageError;
 use crate::images::destination::CONCURRENT_REQUESTS;
 use crate::images::event::Reporter;
+use crate::images::reference;
 use crate::images::registry::http::{Endpoint, HttpRegistry};
 use crate::images::registry::limit::Limited;
 use crate::images::registry::meter::Meter;
@@ -51,7 +52,7 @@ pub(super) async fn resolve(
     let mut questions: BTreeMap<String, (Reference, &Manifest, &ImageScalar)> = BTreeMap::new();
     for (manifest, image) in wanted {
         let text = originals::without_digest(&image.value);
-        let reference: Reference = text.parse().map_err(|_| {
+        let reference: Reference = reference::parse(text).map_err(|_| {
             let image_text = image.value.clone();
             manifest.fault(image, Problem::NotReference { image: image_text })
         })?;
@@ -89,7 +90,7 @@ pub(super) async fn resolve(
     let answers: BTreeMap<String, String> = try_join_all(asked).await?.into_iter().collect();
     let digests = wanted.iter().filter_map(|(_, image)| {
         let text = originals::without_digest(&image.value);
-        let reference: Reference = text.parse().ok()?;
+        let reference: Reference = reference::parse(text).ok()?;
         Some((text.to_owned(), answers.get(&reference.whole())?.clone()))
     });
     Ok(digests.collect())
