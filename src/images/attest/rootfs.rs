@@ -3,13 +3,19 @@
 //! Layers are streams, lowest first; a file that a later layer hides, replaces or deletes is gone (whiteouts of the image
 //! specification). What is kept is bounded, whatever an image contains.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 /// The largest file that is read, in bytes. Debian's status file has a kilobyte a package.
 const FILE_LIMIT: u64 = 64 * 1024 * 1024;
 /// The most that is kept of one image, in bytes.
 const IMAGE_LIMIT: u64 = 256 * 1024 * 1024;
+/// The most that a layer may say about one file before its content: names, links, attributes, in bytes. Linux allows 4 KiB for
+/// a name and 64 KiB for an attribute.
+const HEADER_LIMIT: u64 = 1024 * 1024;
+/// Archives consist of blocks of so many bytes.
+const BLOCK: u64 = 512;
 /// How many symbolic links are followed to a file.
 const LINK_LIMIT: usize = 8;
 
@@ -59,27 +65,30 @@ impl RootFs {
 
     fn apply_within(&mut self, layer: impl Read, limit: u64) -> io::Result<()> {
         let mut added = BTreeMap::new();
-        // What lower layers have stays in memory until this one is read, so it counts even if it is replaced.
-        let mut kept: u64 = self.nodes.values().map(Node::size).sum();
-        // Paths that lower layers no longer show, themselves and below; and folders that they no longer show below.
-        let (mut hidden, mut emptied) = (BTreeSet::new(), BTreeSet::new());
-        let mut archive = tar::Archive::new(layer);
+        let mut kept: u64 = self.nodes.iter().map(size).sum();
+        let allowance = Cell::new(HEADER_LIMIT);
+        let mut archive = tar::Archive::new(Rationed {
+            inner: layer,
+            allowance: &allowance,
+        });
         for entry in archive.entries()? {
             let mut entry = entry?;
+            // The next header is read after what is left of this file.
+            allowance.set(stored(&mut entry)?.saturating_add(BLOCK + HEADER_LIMIT));
             let path = clean(&String::from_utf8_lossy(&entry.path_bytes()));
             let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
             if name == OPAQUE {
-                emptied.insert(folder.to_owned());
+                kept -= self.forget_below(folder);
                 continue;
             }
             if let Some(gone) = name.strip_prefix(WHITEOUT) {
-                hidden.insert(join(folder, gone));
+                kept -= self.forget(&join(folder, gone));
                 continue;
             }
             let kind = entry.header().entry_type();
             if kind.is_dir() {
                 // What was a file becomes a folder; what was a folder keeps its contents.
-                self.nodes.remove(&path);
+                kept -= self.forget_file(&path);
                 continue;
             }
             let node = match () {
@@ -100,25 +109,40 @@ impl RootFs {
                 () if kind.is_file() => Some(Node::Content(read_all(&mut entry, &path)?)),
                 () => None,
             };
+            kept -= self.forget(&path);
             if let Some(node) = node {
-                kept += node.size();
+                kept += size((&path, &node));
                 let replaced = added.insert(path.clone(), node);
-                kept -= replaced.as_ref().map_or(0, Node::size);
+                kept -= replaced.map_or(0, |node| size((&path, &node)));
             }
             if kept > limit {
                 return Err(io::Error::other(format!(
                     "its package databases have more than {limit} bytes"
                 )));
             }
-            hidden.insert(path);
         }
-        self.nodes.retain(|path, _| {
-            let shown = !hidden.contains(path) && !emptied.contains("");
-            shown
-                && parents(path).all(|parent| !hidden.contains(parent) && !emptied.contains(parent))
-        });
         self.nodes.extend(added);
         Ok(())
+    }
+
+    /// Takes out what lower layers have at this path. How much that was, in bytes.
+    fn forget_file(&mut self, path: &str) -> u64 {
+        let gone = self.nodes.remove_entry(path);
+        gone.map_or(0, |(path, node)| size((&path, &node)))
+    }
+
+    /// Takes out what lower layers have below this path. How much that was, in bytes.
+    fn forget_below(&mut self, folder: &str) -> u64 {
+        let prefix = join(folder, "");
+        let below = self.nodes.range(prefix.clone()..);
+        let below = below.map(|(path, _)| path.clone());
+        let below: Vec<String> = below.take_while(|path| path.starts_with(&prefix)).collect();
+        below.iter().map(|path| self.forget_file(path)).sum()
+    }
+
+    /// Takes out what lower layers have at this path and below. How much that was, in bytes.
+    fn forget(&mut self, path: &str) -> u64 {
+        self.forget_file(path) + self.forget_below(path)
     }
 
     /// A file's content, through symbolic links.
@@ -157,13 +181,54 @@ impl RootFs {
     }
 }
 
-impl Node {
-    fn size(&self) -> u64 {
-        match self {
-            Self::Content(bytes) => bytes.len() as u64,
-            Self::Link(_) | Self::Unread => 0,
+/// What a file takes in memory, in bytes.
+fn size((path, node): (&String, &Node)) -> u64 {
+    let content = match node {
+        Node::Content(bytes) => bytes.len(),
+        Node::Link(target) => target.len(),
+        Node::Unread => 0,
+    };
+    (path.len() + content) as u64
+}
+
+/// A reader that gives no more than it is allowed to: an archive's headers may be as long as whoever wrote them wants, and they
+/// are read into memory whole.
+struct Rationed<'a, R> {
+    inner: R,
+    allowance: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Rationed<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.allowance.get();
+        if left == 0 && !buffer.is_empty() {
+            return Err(io::Error::other(format!(
+                "the names and attributes of one of its files have more than {HEADER_LIMIT} bytes"
+            )));
+        }
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.inner.read(buffer.get_mut(..most).unwrap_or_default())?;
+        self.allowance.set(left - count as u64);
+        Ok(count)
+    }
+}
+
+/// How many bytes of the archive an entry's content is, before padding.
+fn stored<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<u64> {
+    if !entry.header().entry_type().is_gnu_sparse() {
+        return Ok(entry.size());
+    }
+    // The entry's own size counts holes, which are not there, and an attribute may contradict the header: the smallest is no
+    // more than what is there.
+    let mut least = entry.header().entry_size()?;
+    for extension in entry.pax_extensions()?.into_iter().flatten() {
+        let extension = extension?;
+        let value = extension.value().unwrap_or_default().parse();
+        if let (b"size", Ok(value)) = (extension.key_bytes(), value) {
+            least = least.min(value);
         }
     }
+    Ok(least)
 }
 
 fn is_wanted(path: &str) -> bool {
@@ -202,12 +267,6 @@ fn join(folder: &str, name: &str) -> String {
     } else {
         format!("{folder}/{name}")
     }
-}
-
-/// `a/b` and `a` for `a/b/c`.
-fn parents(path: &str) -> impl Iterator<Item = &str> {
-    path.rmatch_indices('/')
-        .filter_map(|(at, _)| path.get(..at))
 }
 
 #[cfg(test)]
@@ -329,18 +388,21 @@ mod tests {
     #[test]
     fn too_much_is_an_error_before_the_layer_ends() {
         let mut image = RootFs::default();
+        // Names count as well.
+        let limit = (STATUS.len() + "etc/os-release".len()) as u64 + 8;
         let lower = layer(&[File(STATUS, "12345")]);
-        image.apply_within(lower.as_slice(), 8).unwrap();
+        image.apply_within(lower.as_slice(), limit).unwrap();
         // Written twice counts once.
         let twice = layer(&[File("etc/os-release", "123"), File("etc/os-release", "123")]);
-        image.apply_within(twice.as_slice(), 8).unwrap();
+        image.apply_within(twice.as_slice(), limit).unwrap();
         let more = layer(&[
             File("var/lib/dpkg/status.d/a", "1"),
             File("b", "never read"),
         ]);
         // Cut off after the first file: whoever reads on meets another error.
-        let error = image.apply_within(&more[..1024], 8).unwrap_err();
-        assert!(error.to_string().contains("more than 8 bytes"), "{error}");
+        let error = image.apply_within(&more[..1024], limit).unwrap_err();
+        let said = format!("more than {limit} bytes");
+        assert!(error.to_string().contains(&said), "{error}");
     }
 
     #[test]
@@ -348,5 +410,69 @@ mod tests {
         let whole = layer(&[File(STATUS, &"x".repeat(5000))]);
         let mut image = RootFs::default();
         assert!(image.apply(&whole[..2000]).is_err());
+    }
+
+    /// A header of `kind` that says that `size` bytes follow.
+    fn header(kind: tar::EntryType, size: u64) -> Vec<u8> {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("x").unwrap();
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    }
+
+    /// Counts what is read of something endless.
+    struct Endless(u64);
+
+    impl Read for Endless {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            assert!(self.0 < 4 * HEADER_LIMIT, "it is read without end");
+            buffer.fill(b'x');
+            self.0 += buffer.len() as u64;
+            Ok(buffer.len())
+        }
+    }
+
+    #[test]
+    fn a_name_without_end_is_an_error_before_it_fills_the_memory() {
+        use tar::EntryType;
+        for kind in [
+            EntryType::GNULongName,
+            EntryType::GNULongLink,
+            EntryType::XHeader,
+        ] {
+            // Also after a file whose content does not count.
+            let before = layer(&[File("some/file", &"x".repeat(100_000))]);
+            let before = &before[..before.len() - 1024];
+            let endless = [before, &header(kind, u64::MAX >> 2)].concat();
+            let mut image = RootFs::default();
+            let error = image.apply(endless.as_slice().chain(Endless(0))).unwrap_err();
+            let said = format!("more than {HEADER_LIMIT} bytes");
+            assert!(error.to_string().contains(&said), "{kind:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_and_attributes_as_long_as_linux_allows_are_read() {
+        let folder = format!("{}/", "f".repeat(250)).repeat(15);
+        let mut archive = tar::Builder::new(Vec::new());
+        let attribute = "x".repeat(64 * 1024);
+        archive
+            .append_pax_extensions([("SCHILY.xattr.user.a", attribute.as_bytes())])
+            .unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        let long = format!("{folder}file");
+        archive.append_data(&mut header, &long, io::empty()).unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3);
+        archive
+            .append_data(&mut header, STATUS, b"one".as_slice())
+            .unwrap();
+        let mut image = RootFs::default();
+        let bytes = archive.into_inner().unwrap();
+        image.apply(bytes.as_slice()).unwrap();
+        assert_eq!(image.file(STATUS), Some(b"one".as_slice()));
     }
 }
