@@ -3,15 +3,12 @@
 use reqwest::Method;
 use serde::Deserialize;
 
-use super::{HttpRegistry, error_message, page, read_limited};
+use super::page::{LIMITS, List};
+use super::{HttpRegistry, error_message};
 use crate::images::registry::RegistryError;
 
 /// Tags asked for at a time. Registries may give fewer.
 const PAGE: usize = 1000;
-/// The largest page of tags that is read, in bytes: a thousand tags of the longest kind are an eighth of it.
-const PAGE_LIMIT: usize = 1024 * 1024;
-/// Pages after which a registry is taken to go in circles.
-const MOST_PAGES: usize = 10_000;
 
 #[derive(Deserialize)]
 struct TagList {
@@ -24,44 +21,24 @@ impl HttpRegistry {
         &self,
         repository: &str,
     ) -> Result<Option<Vec<String>>, RegistryError> {
-        let operation = format!("listing the tags of {repository}");
-        let protocol = |reason: &str| RegistryError::Protocol {
-            operation: operation.clone(),
-            reason: reason.to_owned(),
-        };
         let mut url = self.url(repository, "tags/list")?;
         url.query_pairs_mut().append_pair("n", &PAGE.to_string());
-        let mut tags = Vec::new();
-        for _ in 0..MOST_PAGES {
-            let response = self
-                .send(&operation, repository, || Ok(self.client.get(url.clone())))
-                .await?;
-            if response.status() == 404 {
-                return Ok(None);
-            }
-            let response = self.expect(&operation, response, &[200]).await?;
-            let next = page::next(&url, response.headers()).map_err(|reason| protocol(&reason))?;
-            let bytes = read_limited(response, PAGE_LIMIT).await.map_err(|source| {
-                RegistryError::Interrupted {
-                    operation: operation.clone(),
-                    host: self.endpoint.host(),
-                    source,
-                }
-            })?;
-            let page: TagList = serde_json::from_slice(&bytes)
-                .map_err(|_| protocol("the registry's answer is no list of tags"))?;
-            tags.extend(page.tags.unwrap_or_default());
-            match next {
-                None => {
-                    // A page may begin with the tag that the one before ended with.
-                    tags.sort();
-                    tags.dedup();
-                    return Ok(Some(tags));
-                }
-                Some(next) => url = next,
-            }
-        }
-        Err(protocol("the registry's list of tags has no end"))
+        let list = List {
+            operation: &format!("listing the tags of {repository}"),
+            repository,
+            url,
+            accept: "application/json",
+            absent: &[404],
+        };
+        let Some(pages) = self.pages::<TagList>(list, LIMITS).await? else {
+            return Ok(None);
+        };
+        let tags = pages.into_iter().filter_map(|page| page.tags);
+        // A page may begin with the tag that the one before ended with.
+        let mut tags: Vec<String> = tags.flatten().collect();
+        tags.sort();
+        tags.dedup();
+        Ok(Some(tags))
     }
 
     pub(super) async fn delete(

@@ -241,6 +241,21 @@ impl HttpRegistry {
         }
     }
 
+    /// Looks for something: the answer, or nothing where its status is one of `absent`.
+    async fn find(
+        &self,
+        operation: &str,
+        repository: &str,
+        absent: &[u16],
+        build: impl Fn() -> Result<RequestBuilder, RegistryError> + Send + Sync,
+    ) -> Result<Option<Response>, RegistryError> {
+        let response = self.send(operation, repository, build).await?;
+        if absent.contains(&response.status().as_u16()) {
+            return Ok(None);
+        }
+        self.expect(operation, response, &[200]).await.map(Some)
+    }
+
     /// A request that changes something, without a body that takes long.
     fn change(&self, method: Method, url: &Url) -> RequestBuilder {
         self.changes
@@ -296,6 +311,15 @@ impl HttpRegistry {
     /// The error that a request without an answer stands for.
     fn broken(&self, operation: &str, source: reqwest::Error) -> RegistryError {
         broken(operation, &self.endpoint.host(), source)
+    }
+
+    /// The error that an answer without an end stands for.
+    fn interrupted(&self, operation: &str, source: reqwest::Error) -> RegistryError {
+        RegistryError::Interrupted {
+            operation: operation.to_owned(),
+            host: self.endpoint.host(),
+            source,
+        }
     }
 
     async fn denied(&self, operation: &str, response: Response) -> RegistryError {

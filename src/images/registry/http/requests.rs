@@ -15,7 +15,8 @@ use reqwest::{Method, RequestBuilder};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
-use super::{HttpRegistry, page, read_limited};
+use super::page::{LIMITS, List};
+use super::{HttpRegistry, read_limited};
 use crate::images::hash::{Sha256Digest, is_digest};
 use crate::images::registry::meter::Meter;
 use crate::images::registry::{
@@ -33,8 +34,6 @@ const OCTETS: &str = "application/octet-stream";
 const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
 /// Digest of the manifest whose referrers the registry has just added to.
 const OCI_SUBJECT: &str = "oci-subject";
-/// Pages of one list that are read before the registry counts as going in circles.
-const PAGE_LIMIT: usize = 1000;
 
 /// `length` bytes of a blob from `offset`, opened when the connection asks for them and counted as they leave.
 fn body(
@@ -101,15 +100,10 @@ impl Registry for HttpRegistry {
     ) -> Result<Option<String>, RegistryError> {
         let operation = format!("looking for {repository} {reference}");
         let url = self.url(repository, &format!("manifests/{reference}"))?;
-        let response = self
-            .send(&operation, repository, || {
-                Ok(accept(self.client.head(url.clone())))
-            })
-            .await?;
-        if response.status() == 404 {
+        let build = || Ok(accept(self.client.head(url.clone())));
+        let Some(response) = self.find(&operation, repository, &[404], build).await? else {
             return Ok(None);
-        }
-        let response = self.expect(&operation, response, &[200]).await?;
+        };
         match digest_header(response.headers()) {
             Some(digest) => Ok(Some(digest)),
             // Optional in the specification: the manifest itself has to be hashed then.
@@ -127,27 +121,17 @@ impl Registry for HttpRegistry {
     ) -> Result<Option<RawManifest>, RegistryError> {
         let operation = format!("getting {repository} {reference}");
         let url = self.url(repository, &format!("manifests/{reference}"))?;
-        let response = self
-            .send(&operation, repository, || {
-                Ok(accept(self.client.get(url.clone())))
-            })
-            .await?;
-        if response.status() == 404 {
+        let build = || Ok(accept(self.client.get(url.clone())));
+        let Some(response) = self.find(&operation, repository, &[404], build).await? else {
             return Ok(None);
-        }
-        let response = self.expect(&operation, response, &[200]).await?;
+        };
         let header = response
             .headers()
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok());
         let media_type = header.unwrap_or(OCI_IMAGE_MEDIA_TYPE).to_owned();
-        let bytes = read_limited(response, MANIFEST_LIMIT)
-            .await
-            .map_err(|source| RegistryError::Interrupted {
-                operation: operation.clone(),
-                host: self.endpoint.host(),
-                source,
-            })?;
+        let bytes = read_limited(response, MANIFEST_LIMIT).await;
+        let bytes = bytes.map_err(|source| self.interrupted(&operation, source))?;
         if reference.starts_with("sha256:") && Sha256Digest::of(&bytes).to_string() != reference {
             let reason = format!(
                 "the registry's answer has digest {}",
@@ -204,59 +188,28 @@ impl Registry for HttpRegistry {
         struct Index {
             manifests: Vec<Descriptor>,
         }
-        let operation = format!("listing what refers to {repository}@{digest}");
-        let protocol = |reason: String| RegistryError::Protocol {
-            operation: operation.clone(),
-            reason,
-        };
-        let mut url = self.url(repository, &format!("referrers/{digest}"))?;
-        let mut found = Vec::new();
-        for _ in 0..PAGE_LIMIT {
-            let build = || {
-                let request = self.client.get(url.clone());
-                Ok(request.header(ACCEPT, OCI_IMAGE_INDEX_MEDIA_TYPE))
-            };
-            let response = self.send(&operation, repository, build).await?;
+        let list = List {
+            operation: &format!("listing what refers to {repository}@{digest}"),
+            repository,
+            url: self.url(repository, &format!("referrers/{digest}"))?,
+            accept: OCI_IMAGE_INDEX_MEDIA_TYPE,
             // A registry from before version 1.1 of the specification does not know the path.
-            if matches!(response.status().as_u16(), 404 | 405) {
-                return Ok(None);
-            }
-            let response = self.expect(&operation, response, &[200]).await?;
-            let next = page::next(&url, response.headers()).map_err(protocol)?;
-            let bytes = read_limited(response, MANIFEST_LIMIT)
-                .await
-                .map_err(|source| RegistryError::Interrupted {
-                    operation: operation.clone(),
-                    host: self.endpoint.host(),
-                    source,
-                })?;
-            let index: Index = serde_json::from_slice(&bytes)
-                .map_err(|error| protocol(format!("the registry's list is no index: {error}")))?;
+            absent: &[404, 405],
+        };
+        let pages = self.pages::<Index>(list, LIMITS).await?;
+        Ok(pages.map(|pages| {
+            let entries = pages.into_iter().flat_map(|page| page.manifests);
             // What lies under another algorithm's sum is not orch's, and what is no sum at all must not get into a URL.
-            let usable = |entry: &Descriptor| is_digest(&entry.digest);
-            found.extend(index.manifests.into_iter().filter(usable));
-            match next {
-                Some(next) => url = next,
-                None => return Ok(Some(found)),
-            }
-        }
-        Err(protocol(format!(
-            "the registry's list has more than {PAGE_LIMIT} pages"
-        )))
+            entries.filter(|entry| is_digest(&entry.digest)).collect()
+        }))
     }
 
     async fn head_blob(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
         let operation = format!("looking for blob {digest} in {repository}");
         let url = self.url(repository, &format!("blobs/{digest}"))?;
-        let response = self
-            .send(&operation, repository, || Ok(self.client.head(url.clone())))
-            .await?;
-        if response.status() == 404 {
-            return Ok(false);
-        }
-        self.expect(&operation, response, &[200])
-            .await
-            .map(|_| true)
+        let build = || Ok(self.client.head(url.clone()));
+        let found = self.find(&operation, repository, &[404], build).await?;
+        Ok(found.is_some())
     }
 
     async fn get_blob(
@@ -266,13 +219,10 @@ impl Registry for HttpRegistry {
     ) -> Result<Option<BlobStream>, RegistryError> {
         let operation = format!("reading blob {digest} of {repository}");
         let url = self.url(repository, &format!("blobs/{digest}"))?;
-        let response = self
-            .send(&operation, repository, || Ok(self.client.get(url.clone())))
-            .await?;
-        if response.status() == 404 {
+        let build = || Ok(self.client.get(url.clone()));
+        let Some(response) = self.find(&operation, repository, &[404], build).await? else {
             return Ok(None);
-        }
-        let response = self.expect(&operation, response, &[200]).await?;
+        };
         let host = self.endpoint.host();
         let stream = response.bytes_stream().map_err(move |source| {
             let (operation, host) = (operation.clone(), host.clone());

@@ -103,6 +103,55 @@ async fn a_change_that_is_sent_on_is_not_done() {
     }
 }
 
+/// Asks a registry that answers every request with one more tag and a link to the next page.
+async fn endless_list(limits: page::Limits) -> (RegistryError, u64) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let meter = Arc::<Meter>::default();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await.unwrap();
+            let body = r#"{"tags": ["again"]}"#;
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nLink: <list?again>; rel=next\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let endpoint = Endpoint::of(&address, false).unwrap();
+    let registry = HttpRegistry::new(endpoint, None, [], Arc::clone(&meter)).unwrap();
+    let list = page::List {
+        operation: "listing",
+        repository: "me/app",
+        url: registry.url("me/app", "tags/list").unwrap(),
+        accept: "application/json",
+        absent: &[404],
+    };
+    let found = registry.pages::<serde_json::Value>(list, limits).await;
+    (found.unwrap_err(), meter.requests())
+}
+
+#[tokio::test]
+async fn a_list_without_end_is_given_up() {
+    let limits = page::Limits {
+        pages: 7,
+        bytes: 1000,
+    };
+    let (error, requests) = endless_list(limits).await;
+    assert!(error.to_string().contains("more than 7 pages"), "{error}");
+    assert_eq!(requests, 7);
+    let limits = page::Limits {
+        pages: 1000,
+        bytes: 40,
+    };
+    let (error, requests) = endless_list(limits).await;
+    assert!(error.to_string().contains("more than 40 bytes"), "{error}");
+    assert_eq!(requests, 3);
+    assert!(!error.is_transient());
+}
+
 #[test]
 fn a_time_to_wait_comes_in_seconds_or_as_a_date() {
     let now: jiff::Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
