@@ -63,13 +63,19 @@ impl Bench {
 
     /// Lists a repository's tags, and makes sure that nothing secret is shown.
     async fn ask(&self, environment: &[(&str, &str)]) -> Answer {
+        self.orch(&["gc", "--no-git"], environment).await
+    }
+
+    /// Runs a command of `orch images`, and makes sure that nothing secret is shown.
+    async fn orch(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Answer {
         let path = std::env::var("PATH").unwrap();
         let path = format!("{}:{path}", self.folder.path().join("bin").display());
         let mut text = String::new();
         let mut code = 0;
         for output in ["plain", "json"] {
             let done = tokio::process::Command::new(assert_cmd::cargo::cargo_bin("orch"))
-                .args(["--output", output, "images", "gc", "--no-git"])
+                .args(["--output", output, "images"])
+                .args(arguments)
                 .args(["--registry", &self.registry.address, "--namespace", "me"])
                 .current_dir(self.folder.path())
                 .env_clear()
@@ -231,6 +237,23 @@ async fn a_helper_that_fails_is_named_and_its_words_are_not_repeated() {
         assert!(text.contains(hint), "{text}");
         assert_eq!(bench.registry.log(), Vec::<String>::new());
     }
+}
+
+#[tokio::test]
+async fn a_check_without_a_network_asks_no_helper() {
+    let bench = Bench::new().await;
+    let asked = bench.folder.path().join("asked");
+    bench.helper("store", &format!("touch {}; exit 7", asked.display()));
+    bench.config("home/.docker/config.json", r#"{"credsStore": "store"}"#);
+    // 10: the sources were never pushed.
+    let Answer { code, text } = bench.orch(&["check", "--offline"], &[]).await;
+    assert_eq!(code, 10, "{text}");
+    assert!(!asked.exists());
+    assert_eq!(bench.registry.log(), Vec::<String>::new());
+    // With a network it is the same helper that fails.
+    let Answer { code, text } = bench.orch(&["check"], &[]).await;
+    assert_eq!(code, 7, "{text}");
+    assert!(asked.exists());
 }
 
 #[tokio::test]

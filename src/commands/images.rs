@@ -102,6 +102,8 @@ pub struct Choice {
     pub refresh: bool,
     /// Builds at the same time, if not as many as the settings say.
     pub jobs: Option<usize>,
+    /// Talk to no registry, and ask nobody who we are there.
+    pub offline: bool,
 }
 
 /// A pipeline for these settings; `orch create` uses it, too.
@@ -113,7 +115,7 @@ pub fn pipeline(
     reporter: Arc<dyn Reporter>,
 ) -> Result<Pipeline, ImageError> {
     let components = components(settings, platforms)?;
-    let destination = destination(settings, plain_http)?;
+    let destination = destination(settings, plain_http, choice.offline)?;
     let builder = settings.builder;
     let settings = Settings {
         components,
@@ -139,12 +141,21 @@ pub fn pipeline(
     ))
 }
 
-fn destination(settings: &ImageSettings, plain_http: bool) -> Result<Destination, ImageError> {
+fn destination(
+    settings: &ImageSettings,
+    plain_http: bool,
+    offline: bool,
+) -> Result<Destination, ImageError> {
     let stand_in = StandIn {
         cluster: settings.cluster.clone(),
         port: settings.stand_in_port,
     };
-    let mut destination = Destination::choose(
+    let choose = if offline {
+        Destination::unasked
+    } else {
+        Destination::choose
+    };
+    let mut destination = choose(
         &settings.registry,
         settings.namespace.as_deref(),
         plain_http,
@@ -218,6 +229,7 @@ async fn dispatch(
                 names: push.names,
                 refresh: push.refresh,
                 jobs: push.jobs,
+                ..Choice::default()
             })?;
             if push.dry_run {
                 return Ok((Exit::Success, steps_text(&coded(pipeline.plan().await)?)));
@@ -239,6 +251,7 @@ async fn dispatch(
                 names: build.names,
                 refresh: build.refresh,
                 jobs: build.jobs,
+                ..Choice::default()
             })?;
             let tags = coded(pipeline.build().await)?;
             let plain = tags.values().map(|tag| format!("{tag}\n")).collect();
@@ -253,6 +266,7 @@ async fn dispatch(
         ImagesCommand::Check(check) => {
             let pipeline = make(Choice {
                 names: check.names,
+                offline: check.offline,
                 ..Choice::default()
             })?;
             let findings = coded(pipeline.check(check.offline).await)?;
@@ -366,7 +380,7 @@ fn pinning(
         }
         Err(error) => return Err(error),
     };
-    let destination = match destination(settings, plain_http) {
+    let destination = match destination(settings, plain_http, false) {
         Ok(destination) => Some(destination),
         Err(ImageError::Namespace { .. }) => None,
         Err(error) => return Err(error),

@@ -43,6 +43,26 @@ impl Destination {
         stand_in: StandIn,
     ) -> Result<Self, ImageError> {
         let credential = credentials::find_for_destination(registry)?;
+        Self::with(credential, registry, namespace, plain_http, stand_in)
+    }
+
+    /// The same for a run that only wants to know what images are called there: nobody is asked who we are.
+    pub fn unasked(
+        registry: &str,
+        namespace: Option<&str>,
+        plain_http: bool,
+        stand_in: StandIn,
+    ) -> Result<Self, ImageError> {
+        Self::with(None, registry, namespace, plain_http, stand_in)
+    }
+
+    fn with(
+        credential: Option<Credential>,
+        registry: &str,
+        namespace: Option<&str>,
+        plain_http: bool,
+        stand_in: StandIn,
+    ) -> Result<Self, ImageError> {
         let hub = registry == DOCKER_HUB;
         let stand_in = (hub && credential.is_none()).then_some(stand_in);
         let endpoint = match &stand_in {
