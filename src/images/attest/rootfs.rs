@@ -206,8 +206,12 @@ impl<R: Read> Read for Rationed<'_, R> {
                 "the names and attributes of one of its files have more than {HEADER_LIMIT} bytes"
             )));
         }
-        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let count = self.inner.read(buffer.get_mut(..most).unwrap_or_default())?;
+        let most = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        let count = self
+            .inner
+            .read(buffer.get_mut(..most).unwrap_or_default())?;
         self.allowance.set(left - count as u64);
         Ok(count)
     }
@@ -447,7 +451,9 @@ mod tests {
             let before = &before[..before.len() - 1024];
             let endless = [before, &header(kind, u64::MAX >> 2)].concat();
             let mut image = RootFs::default();
-            let error = image.apply(endless.as_slice().chain(Endless(0))).unwrap_err();
+            let error = image
+                .apply(endless.as_slice().chain(Endless(0)))
+                .unwrap_err();
             let said = format!("more than {HEADER_LIMIT} bytes");
             assert!(error.to_string().contains(&said), "{kind:?}: {error}");
         }
@@ -464,7 +470,9 @@ mod tests {
         let mut header = tar::Header::new_gnu();
         header.set_size(0);
         let long = format!("{folder}file");
-        archive.append_data(&mut header, &long, io::empty()).unwrap();
+        archive
+            .append_data(&mut header, &long, io::empty())
+            .unwrap();
         let mut header = tar::Header::new_gnu();
         header.set_size(3);
         archive

@@ -1,0 +1,176 @@
+//! The documents about an image: made from what was built, unless they are there.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::Pipeline;
+use super::packages::Platform;
+use crate::images::ImageError;
+use crate::images::attest::artifact::document;
+use crate::images::attest::provenance::{self, Build, COMPONENT};
+use crate::images::attest::store::{Referrers, Store};
+use crate::images::attest::{
+    AttestError, FORMAT, FORMAT_VERSION, INPUT, REVISION, git, provenance_annotations,
+    sbom_annotations, spdx,
+};
+use crate::images::execute::gather::Prepared;
+use crate::images::input::{Input, Source};
+use crate::images::lock::Entry;
+use crate::images::registry::{Descriptor, RawManifest};
+
+/// A document that is at an image.
+pub(super) struct Placed {
+    /// Digest of its manifest.
+    pub(super) digest: String,
+    /// It was not there before.
+    pub(super) new: bool,
+    /// Its bytes, if they were made here. Others are never signed.
+    pub(super) made: Option<Bytes>,
+}
+
+impl Placed {
+    /// Made by whoever may push.
+    fn there(entry: &Descriptor) -> Self {
+        Self {
+            digest: entry.digest.clone(),
+            new: false,
+            made: None,
+        }
+    }
+}
+
+impl Pipeline {
+    /// The list of packages that is at the image now; one that is to be `signed` is always made here.
+    pub(super) async fn attach_sbom(
+        &self,
+        store: &Store<'_>,
+        source: &Source,
+        entry: &Entry,
+        image: &Platform,
+        signed: bool,
+    ) -> Result<Placed, ImageError> {
+        let digest = image.manifest.digest();
+        let known = store.referrers(&digest).await?;
+        let wanted = [(INPUT, entry.input.as_str()), (FORMAT, FORMAT_VERSION)];
+        let there = known.all(spdx::MEDIA_TYPE, &wanted);
+        if let Some(there) = there.first().filter(|_| !signed) {
+            return Ok(Placed::there(there));
+        }
+        let bytes: Bytes = self
+            .list_packages(store, source, entry, image)
+            .await?
+            .into();
+        let artifact = document(
+            &image.manifest,
+            spdx::MEDIA_TYPE,
+            bytes.clone(),
+            sbom_annotations(&entry.input),
+        );
+        let artifact = artifact.map_err(unwritable(entry, "list of packages"))?;
+        let new = store.attach(&digest, &known, &artifact).await?;
+        Ok(Placed {
+            digest: artifact.descriptor.digest,
+            new,
+            made: Some(bytes),
+        })
+    }
+
+    pub(super) fn build_of(
+        &self,
+        prepared: &Prepared,
+        inputs: &BTreeMap<String, Input>,
+        source: &Source,
+        entry: &Entry,
+    ) -> Build {
+        let component = &source.component;
+        let bases = source.references.iter().map(|reference| {
+            let dependency = inputs
+                .get(reference)
+                .filter(|_| source.dependencies.contains(reference));
+            let identity = match dependency {
+                Some(input) => format!("{COMPONENT}{}", input.hash),
+                None => {
+                    let known = prepared.bases.known(reference);
+                    known.map(|known| known.to_string()).unwrap_or_default()
+                }
+            };
+            (reference.clone(), identity)
+        });
+        Build {
+            repository: entry.repository.clone(),
+            digest: entry.digest.clone(),
+            component: component.name.clone(),
+            dockerfile: shown(&component.context, &component.dockerfile),
+            target: component.target.clone(),
+            arguments: component.args.keys().cloned().collect(),
+            platforms: component.platforms.clone(),
+            input: entry.input.clone(),
+            parts: entry.parts.clone(),
+            bases: bases.collect(),
+            checkout: None,
+        }
+    }
+}
+
+/// The provenance that is at the image now; one that is to be `signed` is always made here.
+pub(super) async fn attach_provenance(
+    store: &Store<'_>,
+    source: &Source,
+    build: Build,
+    manifest: &RawManifest,
+    known: &Referrers,
+    signed: bool,
+) -> Result<Placed, ImageError> {
+    let checkout = git::checkout(&source.context, &source.component.dockerfile).await;
+    let commit = checkout.as_ref().filter(|checkout| !checkout.dirty);
+    let commit = commit.map(|checkout| checkout.commit.clone());
+    let wanted = [(INPUT, build.input.as_str()), (FORMAT, FORMAT_VERSION)];
+    // The first commit that had these sources is as good as any later one. Any commit is better than none. But anybody who may
+    // push can write such annotations.
+    let there = known.all(provenance::MEDIA_TYPE, &wanted);
+    let named = there
+        .iter()
+        .find(|entry| entry.annotations.contains_key(REVISION));
+    let enough = named.or_else(|| there.first().filter(|_| commit.is_none()));
+    if let Some(there) = enough.filter(|_| !signed) {
+        return Ok(Placed::there(there));
+    }
+    let build = Build { checkout, ..build };
+    let image = format!("{}@{}", build.repository, build.digest);
+    let written = |source| AttestError::Document {
+        image: image.clone(),
+        document: "provenance",
+        source,
+    };
+    let bytes: Bytes = build.to_json().map_err(written)?.into();
+    let annotations = provenance_annotations(&build.input, commit.as_deref());
+    let artifact = document(manifest, provenance::MEDIA_TYPE, bytes.clone(), annotations);
+    let artifact = artifact.map_err(written)?;
+    let new = store.attach(&build.digest, known, &artifact).await?;
+    Ok(Placed {
+        digest: artifact.descriptor.digest,
+        new,
+        made: Some(bytes),
+    })
+}
+
+/// The Dockerfile's name for people: below the context if it is there, and never a folder of this machine.
+fn shown(context: &Path, dockerfile: &Path) -> String {
+    let below = dockerfile.strip_prefix(context).ok();
+    let name = below.or_else(|| dockerfile.file_name().map(Path::new));
+    name.unwrap_or(dockerfile).display().to_string()
+}
+
+pub(super) fn unwritable(
+    entry: &Entry,
+    document: &'static str,
+) -> impl Fn(serde_json::Error) -> AttestError {
+    let image = entry.pinned();
+    move |source| AttestError::Document {
+        image: image.clone(),
+        document,
+        source,
+    }
+}
