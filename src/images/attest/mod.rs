@@ -28,8 +28,10 @@ const SOURCE: &str = "https://orch.dev";
 pub const INPUT: &str = "dev.orch.input";
 /// Annotation: version of the document's content. Another version is another document.
 pub const FORMAT: &str = "dev.orch.format";
-/// The version.
-pub const FORMAT_VERSION: &str = "1";
+/// The version of lists of packages.
+pub const SBOM_VERSION: &str = "1";
+/// The version of provenances.
+pub const PROVENANCE_VERSION: &str = "1";
 /// Annotation: the commit that the sources are.
 pub const REVISION: &str = "org.opencontainers.image.revision";
 /// Annotation: when an artifact was made.
@@ -143,17 +145,21 @@ fn epoch() -> String {
 
 /// The annotations of an SBOM for an image made from `input`.
 pub fn sbom_annotations(input: &str) -> BTreeMap<String, String> {
-    BTreeMap::from([
-        (CREATED.to_owned(), epoch()),
-        (FORMAT.to_owned(), FORMAT_VERSION.to_owned()),
-        (INPUT.to_owned(), input.to_owned()),
-    ])
+    annotations(input, SBOM_VERSION)
 }
 
 /// The annotations of a provenance. `commit` is there if the sources are exactly that.
 pub fn provenance_annotations(input: &str, commit: Option<&str>) -> BTreeMap<String, String> {
-    let mut annotations = sbom_annotations(input);
+    let mut annotations = annotations(input, PROVENANCE_VERSION);
     annotations.insert(PREDICATE.to_owned(), provenance::PREDICATE_TYPE.to_owned());
     annotations.extend(commit.map(|commit| (REVISION.to_owned(), commit.to_owned())));
     annotations
+}
+
+fn annotations(input: &str, version: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (CREATED.to_owned(), epoch()),
+        (FORMAT.to_owned(), version.to_owned()),
+        (INPUT.to_owned(), input.to_owned()),
+    ])
 }

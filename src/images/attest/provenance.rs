@@ -24,6 +24,8 @@ pub const PREDICATE_TYPE: &str = "https://slsa.dev/provenance/v1";
 const SUBSTITUTE: &str = "substitute:";
 /// Marks the identity of a base that is another component, before its input hash.
 pub const COMPONENT: &str = "component:";
+/// Where a statement says how something was built.
+const DEFINITION: &str = "/predicate/buildDefinition";
 /// Type of a statement.
 pub(super) const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
 
@@ -52,6 +54,13 @@ pub struct Build {
     pub bases: Vec<(String, String)>,
     /// State of the sources.
     pub checkout: Option<Checkout>,
+}
+
+/// A statement that says what would be said again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The commit that it names.
+    pub commit: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -111,6 +120,21 @@ impl Build {
         Ok(bytes)
     }
 
+    /// Does `statement` say the same of this build, whichever commit it was made at? That commit then, or nothing if it names
+    /// none.
+    pub fn told_by(&self, statement: &[u8]) -> Result<Option<Told>, serde_json::Error> {
+        let own: Value = serde_json::from_slice(&self.to_json()?)?;
+        let Ok(other) = serde_json::from_slice::<Value>(statement) else {
+            return Ok(None);
+        };
+        let ((own, _), (other, commit)) = (without_commit(own), without_commit(other));
+        let same = ["_type", "subject", "predicateType"]
+            .iter()
+            .all(|key| own.get(key) == other.get(key))
+            && own.pointer(DEFINITION) == other.pointer(DEFINITION);
+        Ok(same.then_some(Told { commit }))
+    }
+
     fn dependencies(&self) -> Vec<Value> {
         let mut dependencies: Vec<Value> = self.bases.iter().map(base).collect();
         for (part, hash) in &self.parts {
@@ -125,6 +149,29 @@ impl Build {
         }
         dependencies
     }
+}
+
+/// A statement without what depends on when it was made, and the commit that it names.
+fn without_commit(mut statement: Value) -> (Value, Option<String>) {
+    let mut commit = None;
+    let definition = statement.pointer_mut(DEFINITION);
+    if let Some(definition) = definition.and_then(Value::as_object_mut) {
+        let internal = definition.get_mut("internalParameters");
+        if let Some(internal) = internal.and_then(Value::as_object_mut) {
+            internal.remove("checkout");
+        }
+        let dependencies = definition.get_mut("resolvedDependencies");
+        if let Some(dependencies) = dependencies.and_then(Value::as_array_mut) {
+            dependencies.retain(|dependency| {
+                let named = dependency.pointer("/digest/gitCommit");
+                let named = named.and_then(Value::as_str).map(str::to_owned);
+                let keep = named.is_none();
+                commit = commit.take().or(named);
+                keep
+            });
+        }
+    }
+    (statement, commit)
 }
 
 /// An image that was built on. One made here has the digest of what it is made from: a recipe, or another component's input.
@@ -232,6 +279,42 @@ mod tests {
         let dirty = of(true);
         assert_eq!(dirty["resolvedDependencies"].get(3), None);
         assert_eq!(dirty["internalParameters"]["checkout"]["dirty"], true);
+    }
+
+    #[test]
+    fn a_statement_of_another_commit_says_the_same_and_one_of_another_build_does_not() {
+        let at = |commit: &str, dirty| {
+            let commit = commit.to_owned();
+            let remote = Some(format!("git+https://git.example/{commit}"));
+            build(Some(Checkout {
+                remote,
+                commit,
+                dirty,
+            }))
+        };
+        let told = |statement: &Build| {
+            let bytes = statement.to_json().unwrap();
+            at("new", false).told_by(&bytes).unwrap()
+        };
+        let commit = |commit: Option<&str>| {
+            let commit = commit.map(str::to_owned);
+            Some(Told { commit })
+        };
+        assert_eq!(told(&at("old", false)), commit(Some("old")));
+        assert_eq!(told(&at("old", true)), commit(None));
+        assert_eq!(told(&build(None)), commit(None));
+        for change in [
+            |build: &mut Build| build.digest = "sha256:00".to_owned(),
+            |build: &mut Build| build.input = "sha256:00".to_owned(),
+            |build: &mut Build| build.bases[0].1 = "sha256:00".to_owned(),
+            |build: &mut Build| build.target = Some("other".to_owned()),
+        ] {
+            let mut other = at("old", false);
+            change(&mut other);
+            assert_eq!(told(&other), None);
+        }
+        assert_eq!(build(None).told_by(b"nonsense").unwrap(), None);
+        assert_eq!(build(None).told_by(b"{}").unwrap(), None);
     }
 
     #[test]

@@ -109,17 +109,14 @@ pub fn annotated(layer: &Descriptor) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
 }
 
-/// The image of signatures with one more, and its configuration.
-pub fn with(
-    existing: Option<Manifest>,
-    signature: &Signature,
-) -> Result<(Manifest, Bytes), serde_json::Error> {
+/// The layer that holds a signature.
+pub fn layer(signature: &Signature) -> Descriptor {
     let mut layer = describe(PAYLOAD_MEDIA_TYPE, &signature.payload);
     let text = STANDARD.encode(&signature.signature);
     layer
         .annotations
         .insert(SIGNATURE_ANNOTATION.to_owned(), text);
-    collect(existing, layer)
+    layer
 }
 
 /// An image of cosign's with one more layer, and the configuration that lists all of them.
@@ -229,8 +226,8 @@ mod tests {
             sign(&key(1), "me/app", DIGEST).unwrap(),
             sign(&key(2), "me/app", DIGEST).unwrap(),
         );
-        let (manifest, _) = with(None, &first).unwrap();
-        let (manifest, config) = with(Some(manifest), &second).unwrap();
+        let (manifest, _) = collect(None, layer(&first)).unwrap();
+        let (manifest, config) = collect(Some(manifest), layer(&second)).unwrap();
         assert_eq!(manifest.layers.len(), 2);
         assert_eq!(annotated(&manifest.layers[0]).unwrap(), first.signature);
         assert_eq!(annotated(&manifest.layers[1]).unwrap(), second.signature);

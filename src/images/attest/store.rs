@@ -143,12 +143,8 @@ impl Store<'_> {
             return Ok(false);
         }
         let made = signature::sign(key, name, digest).map_err(broken)?;
-        let (manifest, config) = signature::with(existing, &made).map_err(broken)?;
-        self.send(&made.payload).await?;
-        self.send(&config).await?;
-        let manifest = manifest.raw().map_err(broken)?;
-        self.registry
-            .put_manifest(&self.repository, &tag, &manifest)
+        let layer = signature::layer(&made);
+        self.add(&operation, &tag, existing, (layer, made.payload))
             .await?;
         Ok(true)
     }
@@ -183,7 +179,36 @@ impl Store<'_> {
         let tag = dsse::tag(digest);
         let existing = self.signing_manifest(&tag).await?;
         let public = key.public();
-        for layer in existing.iter().flat_map(|manifest| &manifest.layers) {
+        let sealed = self.opened(existing.as_ref(), predicate, &public);
+        if sealed.await?.contains(&statement) {
+            return Ok(false);
+        }
+        let envelope: Bytes = dsse::seal(key, &statement).map_err(broken)?.into();
+        let layer = dsse::layer(&envelope, predicate);
+        self.add(&operation, &tag, existing, (layer, envelope))
+            .await?;
+        Ok(true)
+    }
+
+    /// The statements about `digest` that state this and that the owner of `key` signed.
+    pub async fn sealed(
+        &self,
+        digest: &str,
+        predicate: &str,
+        key: &PublicKey,
+    ) -> Result<Vec<Vec<u8>>, RegistryError> {
+        let manifest = self.signing_manifest(&dsse::tag(digest)).await?;
+        self.opened(manifest.as_ref(), predicate, key).await
+    }
+
+    async fn opened(
+        &self,
+        manifest: Option<&Manifest>,
+        predicate: &str,
+        key: &PublicKey,
+    ) -> Result<Vec<Vec<u8>>, RegistryError> {
+        let mut statements = Vec::new();
+        for layer in manifest.into_iter().flat_map(|manifest| &manifest.layers) {
             let states = layer.annotations.get(dsse::PREDICATE_ANNOTATION);
             if layer.media_type != dsse::MEDIA_TYPE || states.is_none_or(|found| found != predicate)
             {
@@ -191,21 +216,26 @@ impl Store<'_> {
             }
             // Base64 makes four bytes of three.
             let envelope = self.small_blob(&layer.digest, DOCUMENT_LIMIT * 2).await?;
-            let opened = envelope.and_then(|envelope| dsse::open(&public, &envelope));
-            if opened.is_some_and(|found| found == statement) {
-                return Ok(false);
-            }
+            statements.extend(envelope.and_then(|envelope| dsse::open(key, &envelope)));
         }
-        let envelope: Bytes = dsse::seal(key, &statement).map_err(broken)?.into();
-        let layer = dsse::layer(&envelope, predicate);
+        Ok(statements)
+    }
+
+    /// Puts one more layer into the image of signatures under `tag`.
+    async fn add(
+        &self,
+        operation: &str,
+        tag: &str,
+        existing: Option<Manifest>,
+        (layer, bytes): (Descriptor, Bytes),
+    ) -> Result<(), RegistryError> {
+        let broken = |error: serde_json::Error| self.protocol(operation, &error.to_string());
         let (manifest, config) = signature::collect(existing, layer).map_err(broken)?;
-        self.send(&envelope).await?;
+        self.send(&bytes).await?;
         self.send(&config).await?;
         let manifest = manifest.raw().map_err(broken)?;
-        self.registry
-            .put_manifest(&self.repository, &tag, &manifest)
-            .await?;
-        Ok(true)
+        let put = self.registry.put_manifest(&self.repository, tag, &manifest);
+        put.await.map(|_| ())
     }
 
     async fn signatures_manifest(&self, digest: &str) -> Result<Option<Manifest>, RegistryError> {

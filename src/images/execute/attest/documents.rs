@@ -9,11 +9,12 @@ use super::Pipeline;
 use super::packages::Platform;
 use crate::images::ImageError;
 use crate::images::attest::artifact::document;
+use crate::images::attest::key::PrivateKey;
 use crate::images::attest::provenance::{self, Build, COMPONENT};
 use crate::images::attest::store::{Referrers, Store};
 use crate::images::attest::{
-    AttestError, FORMAT, FORMAT_VERSION, INPUT, REVISION, git, provenance_annotations,
-    sbom_annotations, spdx,
+    AttestError, FORMAT, INPUT, PROVENANCE_VERSION, REVISION, SBOM_VERSION, git,
+    provenance_annotations, sbom_annotations, spdx,
 };
 use crate::images::execute::gather::Prepared;
 use crate::images::input::{Input, Source};
@@ -26,7 +27,7 @@ pub(super) struct Placed {
     pub(super) digest: String,
     /// It was not there before.
     pub(super) new: bool,
-    /// Its bytes, if they were made here. Others are never signed.
+    /// Its bytes, if they were made here or this key signed them before. Others are never signed.
     pub(super) made: Option<Bytes>,
 }
 
@@ -53,7 +54,7 @@ impl Pipeline {
     ) -> Result<Placed, ImageError> {
         let digest = image.manifest.digest();
         let known = store.referrers(&digest).await?;
-        let wanted = [(INPUT, entry.input.as_str()), (FORMAT, FORMAT_VERSION)];
+        let wanted = [(INPUT, entry.input.as_str()), (FORMAT, SBOM_VERSION)];
         let there = known.all(spdx::MEDIA_TYPE, &wanted);
         if let Some(there) = there.first().filter(|_| !signed) {
             return Ok(Placed::there(there));
@@ -114,37 +115,54 @@ impl Pipeline {
     }
 }
 
-/// The provenance that is at the image now; one that is to be `signed` is always made here.
+/// The provenance that is at the image now. One commit after another may have the same sources: the first that was named stays
+/// named, or the statements would pile up. But anybody who may push can write annotations, so with a key only what the key
+/// signed counts.
 pub(super) async fn attach_provenance(
     store: &Store<'_>,
     source: &Source,
     build: Build,
     manifest: &RawManifest,
     known: &Referrers,
-    signed: bool,
+    key: Option<&PrivateKey>,
 ) -> Result<Placed, ImageError> {
     let checkout = git::checkout(&source.context, &source.component.dockerfile).await;
-    let commit = checkout.as_ref().filter(|checkout| !checkout.dirty);
-    let commit = commit.map(|checkout| checkout.commit.clone());
-    let wanted = [(INPUT, build.input.as_str()), (FORMAT, FORMAT_VERSION)];
-    // The first commit that had these sources is as good as any later one. Any commit is better than none. But anybody who may
-    // push can write such annotations.
-    let there = known.all(provenance::MEDIA_TYPE, &wanted);
-    let named = there
-        .iter()
-        .find(|entry| entry.annotations.contains_key(REVISION));
-    let enough = named.or_else(|| there.first().filter(|_| commit.is_none()));
-    if let Some(there) = enough.filter(|_| !signed) {
-        return Ok(Placed::there(there));
-    }
     let build = Build { checkout, ..build };
+    let commit = build.checkout.as_ref().filter(|checkout| !checkout.dirty);
+    let commit = commit.map(|checkout| checkout.commit.clone());
     let image = format!("{}@{}", build.repository, build.digest);
     let written = |source| AttestError::Document {
         image: image.clone(),
         document: "provenance",
         source,
     };
-    let bytes: Bytes = build.to_json().map_err(written)?.into();
+    let mut told = Vec::new();
+    if let Some(key) = key {
+        let (digest, public) = (build.digest.as_str(), key.public());
+        let sealed = store.sealed(digest, provenance::PREDICATE_TYPE, &public);
+        for statement in sealed.await? {
+            let found = build.told_by(&statement).map_err(written)?;
+            told.extend(found.map(|found| (statement, found.commit)));
+        }
+    } else {
+        let wanted = [(INPUT, build.input.as_str()), (FORMAT, PROVENANCE_VERSION)];
+        let there = known.all(provenance::MEDIA_TYPE, &wanted);
+        let named = there
+            .iter()
+            .find(|entry| entry.annotations.contains_key(REVISION));
+        // Any commit is better than none.
+        let enough = named.or_else(|| there.first().filter(|_| commit.is_none()));
+        if let Some(there) = enough {
+            return Ok(Placed::there(there));
+        }
+    }
+    let named = told.iter().position(|(_, commit)| commit.is_some());
+    let enough = named.or_else(|| (commit.is_none() && !told.is_empty()).then_some(0));
+    let (bytes, commit) = match enough {
+        Some(index) => told.swap_remove(index),
+        None => (build.to_json().map_err(written)?, commit),
+    };
+    let bytes = Bytes::from(bytes);
     let annotations = provenance_annotations(&build.input, commit.as_deref());
     let artifact = document(manifest, provenance::MEDIA_TYPE, bytes.clone(), annotations);
     let artifact = artifact.map_err(written)?;

@@ -23,6 +23,7 @@ use crate::images::event::ImageEvent;
 use crate::images::input::{self, Input, Source};
 use crate::images::lock::{Entry, Lock};
 use crate::images::registry::Registry;
+use documents::attach_provenance;
 pub use verify::{Verdict, Verified};
 
 /// What is attached to an image now.
@@ -165,9 +166,8 @@ impl Pipeline {
             if wanted.provenance {
                 let build = self.build_of(prepared, inputs, source, entry);
                 let known = store.referrers(&entry.digest).await?;
-                let signed = key.is_some();
                 let placed =
-                    attach_provenance(&store, source, build, &manifest, &known, signed).await?;
+                    attach_provenance(&store, source, build, &manifest, &known, key).await?;
                 self.attached(&mut attested, name, "provenance", placed.new);
                 if let (Some(key), Some(made)) = (key, &placed.made) {
                     let statement = (provenance::MEDIA_TYPE, made.as_ref());
