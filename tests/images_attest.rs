@@ -6,6 +6,12 @@
     reason = "a test that cannot go on has failed"
 )]
 
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared with the tests of pushing, which use more of it"
+)]
+mod images_fake;
 mod images_registry;
 
 use std::fs;
@@ -14,6 +20,7 @@ use std::process::{Command, Output, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use images_fake::{FakeRegistry, FaultKind};
 use images_registry::RealRegistry;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -32,12 +39,13 @@ fn sha256(bytes: &str) -> String {
 struct Project {
     folder: tempfile::TempDir,
     namespace: String,
-    registry: RealRegistry,
+    address: String,
+    registry: Option<RealRegistry>,
 }
 
 impl Drop for Project {
     fn drop(&mut self) {
-        let image = format!("{}/{}/app", self.registry.address, self.namespace);
+        let image = format!("{}/{}/app", self.address, self.namespace);
         let found = Command::new("docker")
             .args(["image", "ls", "--quiet", "--no-trunc", &image])
             .output();
@@ -50,10 +58,22 @@ impl Drop for Project {
 
 impl Project {
     fn new(name: &str) -> Self {
+        Self::with(name, RealRegistry::start())
+    }
+
+    fn with(name: &str, registry: RealRegistry) -> Self {
+        let mut project = Self::at(name, &registry.address);
+        project.registry = Some(registry);
+        project
+    }
+
+    /// With a registry that somebody else looks after.
+    fn at(name: &str, address: &str) -> Self {
         let project = Self {
             folder: tempfile::tempdir().unwrap(),
             namespace: format!("attest-{name}-{}", std::process::id()),
-            registry: RealRegistry::start(),
+            address: address.to_owned(),
+            registry: None,
         };
         let below = "Package: gone\nStatus: install ok installed\nVersion: 1\n";
         let above = "Package: libc6\nStatus: install ok installed\nSource: glibc\nVersion: 2.36-9\nArchitecture: amd64\n";
@@ -102,9 +122,30 @@ impl Project {
             .args(["--output", "json", "images"])
             .args(arguments)
             .args(["--manifests", "deploy", "--registry"])
-            .args([&self.registry.address, "--namespace", &self.namespace])
+            .args([&self.address, "--namespace", &self.namespace])
             .output()
             .unwrap()
+    }
+
+    fn registry(&self) -> &RealRegistry {
+        self.registry.as_ref().unwrap()
+    }
+
+    /// Commits everything that there is to the repository, which is made if there is none.
+    fn commit(&self) -> String {
+        let git = |arguments: &[&str]| {
+            let named = ["-c", "user.name=x", "-c", "user.email=x@example.org"];
+            self.run(Path::new("git"), &[&named[..], arguments].concat())
+        };
+        git(&["init", "--quiet"]);
+        git(&["add", "app", "deploy"]);
+        git(&["commit", "--quiet", "--allow-empty", "--message", "x"]);
+        git(&["rev-parse", "HEAD"]).trim().to_owned()
+    }
+
+    /// The image, as other tools name it.
+    fn image(&self, digest: &str) -> String {
+        format!("{}/{}/app@{digest}", self.address, self.namespace)
     }
 
     fn done(&self, arguments: &[&str]) -> Value {
@@ -135,18 +176,24 @@ impl Project {
 
     fn manifest(&self, reference: &str, kind: &str) -> Value {
         let path = format!("/v2/{}/app/manifests/{reference}", self.namespace);
-        self.registry.json(&path, kind)
+        self.registry().json(&path, kind)
+    }
+
+    fn has(&self, reference: &str) -> bool {
+        let path = format!("/v2/{}/app/manifests/{reference}", self.namespace);
+        let any = format!("{MANIFEST}, {INDEX}");
+        self.registry().get(&path, &any).is_some()
     }
 
     fn blob(&self, digest: &Value) -> String {
         let digest = digest.as_str().unwrap();
         let path = format!("/v2/{}/app/blobs/{digest}", self.namespace);
-        self.registry.get(&path, "*/*").unwrap()
+        self.registry().get(&path, "*/*").unwrap()
     }
 
     /// Puts something into the registry, as anybody may who has its password. Gives the answer's headers.
     fn put(&self, method: &str, path: &str, kind: &str, body: &str) -> String {
-        let address = &self.registry.address;
+        let address = &self.address;
         let url = match path.starts_with("http") {
             true => path.to_owned(),
             false => format!("http://{address}{path}"),
@@ -383,12 +430,103 @@ fn push_signs_no_image_that_somebody_else_gave_its_tag() {
     assert!(text.contains(&theirs), "{text}");
     assert!(text.contains("orch images attest --sign"), "{text}");
     assert_ne!(project.digest(), theirs, "the lock is as it was");
+    let everything = ["push", "--sbom", "--provenance", "--key", &private];
+    assert_eq!(project.code(&everything), 7);
+    let beside = theirs.replace(':', "-");
+    for suffix in ["", ".sig", ".att"] {
+        assert!(!project.has(&format!("{beside}{suffix}")), "{suffix:?}");
+    }
     // The message's way.
     project.done(&["push"]);
     assert_eq!(project.digest(), theirs);
     assert_eq!(project.code(&["verify", "--key", &public]), 15);
     project.done(&["attest", "--sign", "--key", &private]);
     assert_eq!(project.code(&["verify", "--key", &public]), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn push_adds_nothing_to_an_image_that_somebody_else_pushes_meanwhile() {
+    let registry = FakeRegistry::start().await;
+    let project = Project::at("overtaken", &registry.address);
+    let (private, _) = project.key("mine");
+    let plan = project.done(&["plan"]);
+    let tag = plan[0]["tag"].as_str().unwrap().to_owned();
+    let theirs = br#"{"schemaVersion":2,"config":{},"layers":[]}"#.to_vec();
+    let repository = format!("{}/app", project.namespace);
+    let places = ["", &tag].map(|tag| match tag {
+        "" => format!("{repository}/{}", images_fake::digest(&theirs)),
+        tag => format!("{repository}/{tag}"),
+    });
+    let overtake = FaultKind::Overtake {
+        repository,
+        tag,
+        manifest: theirs,
+    };
+    registry.fail("HEAD", "/manifests/in-", overtake);
+    let everything = ["push", "--sbom", "--provenance", "--key", &private];
+    assert_eq!(project.code(&everything), 7);
+    assert!(!project.path("images.lock").exists());
+    let state = registry.state.lock().unwrap();
+    let there: Vec<&String> = state.manifests.keys().collect();
+    let mut places: Vec<&String> = places.iter().collect();
+    places.sort();
+    assert_eq!(there, places);
+    let put = |line: &&String| line.starts_with("PUT") && line.contains("/manifests/");
+    assert_eq!(state.log.iter().find(put), None);
+}
+
+#[test]
+fn what_was_said_once_is_not_said_again_at_another_commit() {
+    let project = Project::new("commits");
+    let (private, _) = project.key("mine");
+    let everything = ["push", "--sbom", "--provenance", "--key", &private];
+    project.done(&everything);
+    let list = project.digest().replace(':', "-");
+    let there = || {
+        [
+            project.manifest(&list, INDEX),
+            project.manifest(&format!("{list}.att"), MANIFEST),
+            project.manifest(&format!("{list}.sig"), MANIFEST),
+        ]
+    };
+    let nothing_new = |arguments: &[&str]| {
+        let before = there();
+        let report = project.done(arguments);
+        assert_eq!(report["bytes_sent"], 0, "{report}");
+        assert_eq!(report["attested"]["app"]["added"], 0, "{report}");
+        assert_eq!(there(), before);
+    };
+    nothing_new(&everything);
+    // A statement that names the commit says more than one that does not.
+    let first = project.commit();
+    let report = project.done(&everything);
+    assert_eq!(report["attested"]["app"]["added"], 2, "{report}");
+    let provenances = || {
+        let index = project.manifest(&list, INDEX);
+        let entries = index["manifests"].as_array().unwrap().clone();
+        let entries = entries.into_iter();
+        let provenances = entries.filter(|entry| entry["artifactType"] == STATEMENT);
+        provenances.collect::<Vec<_>>()
+    };
+    let named = "org.opencontainers.image.revision";
+    assert_eq!(provenances().len(), 2);
+    assert_eq!(provenances()[1]["annotations"][named], first);
+    nothing_new(&everything);
+    assert_ne!(project.commit(), first);
+    nothing_new(&everything);
+    nothing_new(&["push", "--sbom", "--provenance"]);
+    // What got lost comes back as it was signed, at whatever commit.
+    let mut index = project.manifest(&list, INDEX);
+    let entries = index["manifests"].as_array_mut().unwrap();
+    let lost = entries
+        .iter()
+        .position(|entry| entry["annotations"][named] == first);
+    let lost = entries.remove(lost.unwrap());
+    project.put_manifest(&list, INDEX, &index);
+    let report = project.done(&everything);
+    assert_eq!(report["attested"]["app"]["added"], 1, "{report}");
+    assert_eq!(provenances().last(), Some(&lost));
+    nothing_new(&everything);
 }
 
 /// cosign itself: `ORCH_COSIGN`, which `ci/test` sets, or the one in PATH. The other tests prove the format without it.
@@ -408,12 +546,7 @@ fn cosign_verifies_what_we_sign_and_we_verify_what_it_signs() {
     let project = Project::new("cosign");
     project.run(&cosign, &["generate-key-pair"]);
     project.done(&["push", "--key", "cosign.key", "--sbom", "--provenance"]);
-    let image = format!(
-        "{}/{}/app@{}",
-        project.registry.address,
-        project.namespace,
-        project.digest()
-    );
+    let image = project.image(&project.digest());
     let insecure = ["--allow-insecure-registry", "--allow-http-registry", &image];
     let verify = [
         "verify",
@@ -451,12 +584,7 @@ fn cosign_verifies_what_we_sign_and_we_verify_what_it_signs() {
     ];
     fs::write(project.path("app/above/new"), "another image").unwrap();
     project.done(&["push"]);
-    let image = format!(
-        "{}/{}/app@{}",
-        project.registry.address,
-        project.namespace,
-        project.digest()
-    );
+    let image = project.image(&project.digest());
     let insecure = ["--allow-insecure-registry", "--allow-http-registry", &image];
     project.run(&cosign, &[&sign[..], &insecure].concat());
     assert_eq!(project.code(&["verify", "--key", "cosign.pub"]), 0);
@@ -468,4 +596,111 @@ fn cosign_verifies_what_we_sign_and_we_verify_what_it_signs() {
     project.done(&["attest", "--sign", "--key", &private]);
     assert_eq!(project.code(&["verify", "--key", &public]), 0);
     project.run(&cosign, &[&verify[..], &insecure].concat());
+}
+
+const COSIGN_INSECURE: [&str; 3] = [
+    "--insecure-ignore-tlog=true",
+    "--allow-insecure-registry",
+    "--allow-http-registry",
+];
+
+#[test]
+fn every_image_of_an_index_is_described_and_the_index_is_signed() {
+    let project = Project::new("index");
+    let yaml = "images:\n  components:\n  - {name: app, platforms: [linux/amd64, linux/arm64]}\n";
+    fs::write(project.path("orch.yaml"), yaml).unwrap();
+    let (private, public) = project.key("mine");
+    let everything = ["push", "--sbom", "--provenance", "--key", &private];
+    let report = project.done(&everything);
+    let attested = &report["attested"]["app"];
+    // A list for each platform and one provenance, each of them signed as well, and the index's signature.
+    assert_eq!(attested["added"], 7, "{report}");
+    let again = project.done(&everything);
+    assert_eq!(again["attested"]["app"]["added"], 0, "{again}");
+    assert_eq!(again["bytes_sent"], 0, "{again}");
+    let index = project.manifest(&project.digest(), INDEX);
+    let children = index["manifests"].as_array().unwrap();
+    assert_eq!(children.len(), 2);
+    for child in children {
+        let digest = child["digest"].as_str().unwrap();
+        let list = project.manifest(&digest.replace(':', "-"), INDEX);
+        let [entry] = list["manifests"].as_array().unwrap().as_slice() else {
+            panic!("one document about {digest}: {list}");
+        };
+        assert_eq!(entry["artifactType"], SPDX);
+        let manifest = project.manifest(entry["digest"].as_str().unwrap(), MANIFEST);
+        assert_eq!(manifest["subject"]["digest"], digest);
+        let text = project.blob(&manifest["layers"][0]["digest"]);
+        let document: Value = serde_json::from_str(&text).unwrap();
+        let purl = &document["packages"][0]["externalRefs"][0]["referenceLocator"];
+        let platform = child["platform"]["architecture"].as_str().unwrap();
+        let wanted = format!("arch={platform}&");
+        assert!(purl.as_str().unwrap().contains(&wanted), "{purl}");
+        assert!(text.contains("libc6"), "{text}");
+    }
+    let statements = project.manifest(&project.digest().replace(':', "-"), INDEX);
+    assert_eq!(statements["manifests"].as_array().unwrap().len(), 1);
+    assert_eq!(project.code(&["verify", "--key", &public]), 0);
+    let Some(cosign) = cosign() else { return };
+    let verify = |command: &[&str], digest: &str| {
+        let image = project.image(digest);
+        let key = ["--key", &public];
+        project.run(
+            &cosign,
+            &[command, &key, &COSIGN_INSECURE, &[&image]].concat(),
+        )
+    };
+    verify(&["verify"], &project.digest());
+    let provenance = ["verify-attestation", "--type", "slsaprovenance1"];
+    verify(&provenance, &project.digest());
+    for child in children {
+        let list = ["verify-attestation", "--type", "spdxjson"];
+        verify(&list, child["digest"].as_str().unwrap());
+    }
+}
+
+/// A registry that keeps lists of referrers itself: `ci/setup` builds it, and `ci/test` says where it is.
+#[test]
+fn a_registry_that_lists_referrers_itself_gets_no_list_from_us() {
+    let Some(program) = std::env::var_os("ORCH_REFERRERS_REGISTRY") else {
+        return;
+    };
+    let project = Project::with("native", RealRegistry::of(Path::new(&program)));
+    let (private, public) = project.key("mine");
+    let everything = ["push", "--sbom", "--provenance", "--key", &private];
+    let report = project.done(&everything);
+    assert_eq!(report["attested"]["app"]["added"], 5, "{report}");
+    let digest = project.digest();
+    assert!(
+        !project.has(&digest.replace(':', "-")),
+        "no list under a tag"
+    );
+    let path = format!("/v2/{}/app/referrers/{digest}", project.namespace);
+    let listed = || {
+        let list = project.registry().json(&path, INDEX);
+        let entries = list["manifests"].as_array().unwrap();
+        let mut digests: Vec<String> = entries
+            .iter()
+            .map(|entry| entry["digest"].as_str().unwrap().to_owned())
+            .collect();
+        digests.sort();
+        digests
+    };
+    let mut said = vec![
+        report["attested"]["app"]["sbom"][0].as_str().unwrap(),
+        report["attested"]["app"]["provenance"].as_str().unwrap(),
+    ];
+    said.sort_unstable();
+    assert_eq!(listed(), said);
+    for arguments in [&everything[..], &everything[..3]] {
+        let again = project.done(arguments);
+        assert_eq!(again["attested"]["app"]["added"], 0, "{again}");
+        assert_eq!(again["bytes_sent"], 0, "{again}");
+    }
+    assert_eq!(listed(), said);
+    assert_eq!(project.code(&["verify", "--key", &public]), 0);
+    let Some(cosign) = cosign() else { return };
+    let image = project.image(&digest);
+    let key = ["verify", "--key", &public];
+    project.run(&cosign, &[&key, &COSIGN_INSECURE[..], &[&image]].concat());
 }

@@ -6,6 +6,10 @@
     reason = "a test that cannot go on has failed"
 )]
 
+#[allow(
+    dead_code,
+    reason = "shared with the tests of attesting, which use more of it"
+)]
 mod images_registry;
 
 use std::fs;

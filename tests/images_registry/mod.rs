@@ -1,11 +1,17 @@
 //! The real registry for tests: this repository's own `registry` image in a container that goes when the test ends.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 pub(crate) struct RealRegistry {
-    container: String,
+    server: Server,
     pub(crate) address: String,
+}
+
+enum Server {
+    Container(String),
+    Process(Child),
 }
 
 impl RealRegistry {
@@ -22,7 +28,7 @@ impl RealRegistry {
             .arg(&image));
         let port = run(Command::new("docker").args(["port", &container, "5000/tcp"]));
         let registry = Self {
-            container,
+            server: Server::Container(container),
             address: port.replace("0.0.0.0", "127.0.0.1"),
         };
         for _ in 0..200 {
@@ -35,6 +41,21 @@ impl RealRegistry {
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
         panic!("the registry at {} does not answer", registry.address);
+    }
+
+    /// Another registry: a program that prints its address and serves.
+    pub(crate) fn of(program: &Path) -> Self {
+        let mut child = Command::new(program)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut address = String::new();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        lines.read_line(&mut address).unwrap();
+        Self {
+            server: Server::Process(child),
+            address: address.trim().to_owned(),
+        }
     }
 
     /// The body of an answer of 200.
@@ -67,9 +88,17 @@ pub(crate) fn image() -> String {
 
 impl Drop for RealRegistry {
     fn drop(&mut self) {
-        let _ = Command::new("docker")
-            .args(["rm", "--force", "--volumes", &self.container])
-            .output();
+        match &mut self.server {
+            Server::Container(name) => {
+                let _ = Command::new("docker")
+                    .args(["rm", "--force", "--volumes", name])
+                    .output();
+            }
+            Server::Process(child) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
     }
 }
 
