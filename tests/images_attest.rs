@@ -529,6 +529,24 @@ fn what_was_said_once_is_not_said_again_at_another_commit() {
     nothing_new(&everything);
 }
 
+#[test]
+fn a_database_that_is_not_read_is_named_in_the_run_and_in_the_document() {
+    let project = Project::new("rpm");
+    let database = project.path("app/above/var/lib/rpm/rpmdb.sqlite");
+    fs::create_dir_all(database.parent().unwrap()).unwrap();
+    fs::write(database, "SQLite format 3").unwrap();
+    let said = "/var/lib/rpm/rpmdb.sqlite is a package database in a form that is not read";
+    let output = project.orch(&["push", "--sbom"]);
+    assert!(output.status.success(), "{output:?}");
+    let events = String::from_utf8(output.stderr).unwrap();
+    let mut events = events.lines().filter(|line| line.contains(said));
+    let event: Value = serde_json::from_str(events.next().unwrap()).unwrap();
+    assert_eq!(event["event"], "incomplete");
+    assert_eq!(event["component"], "app");
+    let document = project.done(&["sbom", "app"]);
+    assert!(document["comment"].as_str().unwrap().contains(said));
+}
+
 /// cosign itself: `ORCH_COSIGN`, which `ci/test` sets, or the one in PATH. The other tests prove the format without it.
 fn cosign() -> Option<PathBuf> {
     let named = std::env::var_os("ORCH_COSIGN").map(PathBuf::from);

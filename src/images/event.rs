@@ -80,6 +80,13 @@ pub enum ImageEvent {
         /// It was not there before.
         new: bool,
     },
+    /// A list of packages lacks some that are known to be there.
+    Incomplete {
+        /// The component.
+        component: String,
+        /// What was not read.
+        remark: String,
+    },
     /// There was nothing to do for a component.
     Skipped {
         /// The component.
@@ -208,6 +215,9 @@ impl ImageEvent {
                 document,
                 new: false,
             } => format!("{component}: the {document} is there"),
+            Self::Incomplete { component, remark } => {
+                format!("{component}: the list of packages is not complete: {remark}")
+            }
             Self::Skipped { component, reason } => format!("{component}: nothing to do ({reason})"),
             Self::Pinned {
                 file,

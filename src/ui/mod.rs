@@ -361,6 +361,7 @@ impl crate::images::event::Reporter for Step {
         match event {
             ImageEvent::Substituted { .. }
             | ImageEvent::BuildFinished { .. }
+            | ImageEvent::Incomplete { .. }
             | ImageEvent::Pushed { .. } => {
                 self.say(&text);
             }

@@ -6,6 +6,7 @@
 
 pub mod artifact;
 pub mod dsse;
+pub mod elf;
 pub mod git;
 pub mod key;
 pub mod packages;
@@ -29,7 +30,7 @@ pub const INPUT: &str = "dev.orch.input";
 /// Annotation: version of the document's content. Another version is another document.
 pub const FORMAT: &str = "dev.orch.format";
 /// The version of lists of packages.
-pub const SBOM_VERSION: &str = "1";
+pub const SBOM_VERSION: &str = "2";
 /// The version of provenances.
 pub const PROVENANCE_VERSION: &str = "1";
 /// Annotation: the commit that the sources are.

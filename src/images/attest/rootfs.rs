@@ -1,14 +1,24 @@
-//! The few files of an image that say which packages it has, read from its layers without unpacking them.
+//! What in an image says which packages it has, read from its layers without unpacking them: a few files, and what executables
+//! were built from.
 //!
 //! Layers are streams, lowest first; a file that a later layer hides, replaces or deletes is gone (whiteouts of the image
 //! specification). What is kept is bounded, whatever an image contains.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
+
+use super::elf;
+use super::packages::{auditable, gobuild};
 
 /// The largest file that is read, in bytes. Debian's status file has a kilobyte a package.
 const FILE_LIMIT: u64 = 64 * 1024 * 1024;
+/// The largest executable that is looked into, in bytes.
+const EXECUTABLE_LIMIT: u64 = 1024 * 1024 * 1024;
+/// Executables up to this size, in bytes, are looked into in memory. The others lie in a temporary file meanwhile.
+const IN_MEMORY: usize = 16 * 1024 * 1024;
+/// The largest part of an executable that is read, in bytes. A thousand modules take a tenth of one of them.
+const SECTION_LIMIT: u64 = 16 * 1024 * 1024;
 /// The most that is kept of one image, in bytes.
 const IMAGE_LIMIT: u64 = 256 * 1024 * 1024;
 /// The most that a layer may say about one file before its content: names, links, attributes, in bytes. Linux allows 4 KiB for
@@ -35,12 +45,14 @@ const FILES: [&str; 5] = [
 /// A folder whose files are wanted: distroless images have one file a package there.
 const STATUS_FOLDER: &str = "var/lib/dpkg/status.d/";
 /// Databases in formats that are not read; that they are there is worth saying.
-const UNREAD: [&str; 5] = [
+const UNREAD: [&str; 7] = [
     "var/lib/rpm/rpmdb.sqlite",
     "var/lib/rpm/Packages",
     "var/lib/rpm/Packages.db",
     "usr/lib/sysimage/rpm/rpmdb.sqlite",
+    "usr/lib/sysimage/rpm/Packages",
     "usr/lib/sysimage/rpm/Packages.db",
+    "usr/share/rpm/rpmdb.sqlite",
 ];
 
 /// A file that is kept.
@@ -48,7 +60,17 @@ const UNREAD: [&str; 5] = [
 enum Node {
     Content(Vec<u8>),
     Link(String),
+    Executable(Result<Executable, String>),
     Unread,
+}
+
+/// What an executable says of what it was built from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Executable {
+    /// [`auditable::SECTION`].
+    pub cargo: Option<Vec<u8>>,
+    /// [`gobuild::SECTION`].
+    pub go: Option<Vec<u8>>,
 }
 
 /// An image's files as far as anybody asks for them.
@@ -93,6 +115,14 @@ impl RootFs {
             }
             let node = match () {
                 () if UNREAD.contains(&path.as_str()) => Some(Node::Unread),
+                () if kind.is_file() && !is_wanted(&path) => {
+                    let mode = entry.header().mode().unwrap_or_default();
+                    let size = entry.size();
+                    match mode & 0o111 {
+                        0 => None,
+                        _ => look_into(&mut entry, size)?.map(Node::Executable),
+                    }
+                }
                 () if !is_wanted(&path) => None,
                 () if kind.is_symlink() => {
                     let target = entry.link_name_bytes().unwrap_or_default();
@@ -110,14 +140,17 @@ impl RootFs {
                 () => None,
             };
             kept -= self.forget(&path);
-            if let Some(node) = node {
-                kept += size((&path, &node));
-                let replaced = added.insert(path.clone(), node);
-                kept -= replaced.map_or(0, |node| size((&path, &node)));
-            }
+            let replaced = match node {
+                Some(node) => {
+                    kept += size((&path, &node));
+                    added.insert(path.clone(), node)
+                }
+                None => added.remove(&path),
+            };
+            kept -= replaced.map_or(0, |node| size((&path, &node)));
             if kept > limit {
                 return Err(io::Error::other(format!(
-                    "its package databases have more than {limit} bytes"
+                    "what names its packages has more than {limit} bytes"
                 )));
             }
         }
@@ -152,7 +185,7 @@ impl RootFs {
             match self.nodes.get(path)? {
                 Node::Content(bytes) => return Some(bytes),
                 Node::Link(target) => path = target,
-                Node::Unread => return None,
+                Node::Executable(_) | Node::Unread => return None,
             }
         }
         None
@@ -165,6 +198,14 @@ impl RootFs {
             path.starts_with(STATUS_FOLDER) && !path.ends_with(".md5sums")
         });
         below.filter_map(|path| self.file(path).map(|bytes| (path.as_str(), bytes)))
+    }
+
+    /// The executables that say what they were built from, or why that cannot be read, sorted.
+    pub fn executables(&self) -> impl Iterator<Item = (&str, &Result<Executable, String>)> {
+        self.nodes.iter().filter_map(|(path, node)| match node {
+            Node::Executable(found) => Some((path.as_str(), found)),
+            _ => None,
+        })
     }
 
     /// Package databases that are there and are not read.
@@ -186,6 +227,12 @@ fn size((path, node): (&String, &Node)) -> u64 {
     let content = match node {
         Node::Content(bytes) => bytes.len(),
         Node::Link(target) => target.len(),
+        Node::Executable(Ok(found)) => [&found.cargo, &found.go]
+            .into_iter()
+            .flatten()
+            .map(Vec::len)
+            .sum(),
+        Node::Executable(Err(reason)) => reason.len(),
         Node::Unread => 0,
     };
     (path.len() + content) as u64
@@ -237,6 +284,29 @@ fn stored<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<u64> {
 
 fn is_wanted(path: &str) -> bool {
     FILES.contains(&path) || path.starts_with(STATUS_FOLDER)
+}
+
+/// What a file of `size` bytes says of what it was built from, or why that cannot be read; nothing if it says nothing.
+fn look_into(file: &mut impl Read, size: u64) -> io::Result<Option<Result<Executable, String>>> {
+    let mut start = Vec::new();
+    let mut head = file.by_ref().take(elf::MAGIC.len() as u64);
+    head.read_to_end(&mut start)?;
+    if start != elf::MAGIC {
+        return Ok(None);
+    }
+    if size > EXECUTABLE_LIMIT {
+        let reason = format!("it has more than {EXECUTABLE_LIMIT} bytes");
+        return Ok(Some(Err(reason)));
+    }
+    let mut whole = tempfile::spooled_tempfile(IN_MEMORY);
+    io::copy(&mut start.as_slice().chain(file), &mut whole)?;
+    whole.rewind()?;
+    let wanted = [auditable::SECTION, gobuild::SECTION];
+    Ok(match elf::sections(&mut whole, wanted, SECTION_LIMIT) {
+        Ok([None, None]) => None,
+        Ok([cargo, go]) => Some(Ok(Executable { cargo, go })),
+        Err(error) => Some(Err(error.to_string())),
+    })
 }
 
 fn read_all(entry: &mut impl Read, path: &str) -> io::Result<Vec<u8>> {

@@ -9,8 +9,10 @@ use sha2::{Digest, Sha256};
 
 use super::AttestError;
 use super::packages::os::Distribution;
-use super::packages::{Package, Packages, apk, cargo, dpkg, golang, npm, python};
-use super::rootfs::RootFs;
+use super::packages::{
+    Package, Packages, apk, auditable, cargo, dpkg, gobuild, golang, npm, python,
+};
+use super::rootfs::{Executable, RootFs};
 use super::spdx::Bom;
 use crate::images::context::{Context, Kind};
 
@@ -57,6 +59,7 @@ impl Subject {
                 format!("/{path} is a package database in a form that is not read: what it lists is missing here")
             })
             .collect();
+        linked(&files, &mut packages, &mut remarks);
         locked(context, &mut packages, &mut remarks);
         Ok(Bom {
             repository: self.repository.clone(),
@@ -94,6 +97,27 @@ fn installed(files: &RootFs, packages: &mut Packages) -> Option<Distribution> {
         packages.add(package);
     }
     distribution
+}
+
+/// What the image's executables were built from. One that cannot be read is no reason not to push; the document says so.
+fn linked(files: &RootFs, packages: &mut Packages, remarks: &mut Vec<String>) {
+    for (path, found) in files.executables() {
+        let parsed = match found {
+            Ok(Executable { cargo, go }) => vec![
+                cargo.as_ref().map(|bytes| auditable::parse(bytes, path)),
+                go.as_ref().map(|bytes| gobuild::parse(bytes, path)),
+            ],
+            Err(reason) => vec![Some(Err(reason.clone()))],
+        };
+        for parsed in parsed.into_iter().flatten() {
+            match parsed {
+                Ok(found) => found.into_iter().for_each(|package| packages.add(package)),
+                Err(reason) => remarks.push(format!(
+                    "/{path}: {reason}: what this executable was built from is missing here"
+                )),
+            }
+        }
+    }
 }
 
 /// What lock files in the build context list. One that cannot be read is no reason not to push; the document says so.

@@ -175,7 +175,7 @@ impl Bom {
             let own = id(package);
             for (origin, _) in &package.found {
                 relations.insert(match origin {
-                    Origin::Installed => relation(IMAGE, "CONTAINS", &own),
+                    Origin::Installed | Origin::Linked => relation(IMAGE, "CONTAINS", &own),
                     Origin::Locked => relation(IMAGE, "DEPENDS_ON", &own),
                 });
             }
@@ -220,6 +220,7 @@ fn system(distribution: &Distribution) -> Entry {
 fn entry(package: &Package) -> Entry {
     let places = package.found.iter().map(|(origin, place)| match origin {
         Origin::Installed => format!("installed in the image, according to /{place}"),
+        Origin::Linked => format!("linked into /{place}"),
         Origin::Locked => format!("locked by {place} in the build context"),
     });
     Entry {

@@ -1,7 +1,5 @@
 //! Alpine's packages: `/lib/apk/db/installed`.
 
-use std::collections::BTreeSet;
-
 use super::os::Distribution;
 use super::{Origin, Package, fields, paragraphs, purl};
 
@@ -22,14 +20,10 @@ pub fn parse(bytes: &[u8], place: &str, distribution: Option<&Distribution>) -> 
             ("distro", distro.as_str()),
             ("upstream", origin.unwrap_or_default()),
         ];
+        let purl = purl("apk", namespace, name, version, &qualifiers);
         Some(Package {
-            name: (*name).to_owned(),
-            version: Some((*version).to_owned()),
-            purl: purl("apk", namespace, name, version, &qualifiers),
             supplier: fields.get("m").map(|text| (*text).to_owned()),
-            sha256: None,
-            found: BTreeSet::from([(Origin::Installed, place.to_owned())]),
-            needs: BTreeSet::new(),
+            ..Package::new(name, version, purl, (Origin::Installed, place))
         })
     };
     paragraphs(&text).filter_map(package).collect()

@@ -1,6 +1,6 @@
 //! Rust's packages: `Cargo.lock`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
@@ -70,17 +70,18 @@ pub fn parse(text: &str, place: &str) -> Result<Vec<Package>, String> {
         }
     }
     let package = |locked: &Locked| Package {
-        name: locked.name.clone(),
-        version: Some(locked.version.clone()),
-        purl: locked.purl(),
-        supplier: None,
         sha256: locked.checksum.clone().filter(|sum| is_sha256(sum)),
-        found: BTreeSet::from([(Origin::Locked, place.to_owned())]),
         needs: locked
             .dependencies
             .iter()
             .filter_map(|name| names.get(name).cloned())
             .collect(),
+        ..Package::new(
+            &locked.name,
+            &locked.version,
+            locked.purl(),
+            (Origin::Locked, place),
+        )
     };
     Ok(lock.package.iter().map(package).collect())
 }

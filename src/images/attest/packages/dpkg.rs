@@ -1,7 +1,5 @@
 //! Debian's packages: `/var/lib/dpkg/status`, and distroless images' `status.d`.
 
-use std::collections::BTreeSet;
-
 use super::os::Distribution;
 use super::{Origin, Package, fields, paragraphs, purl};
 
@@ -34,14 +32,10 @@ pub fn parse(bytes: &[u8], place: &str, distribution: Option<&Distribution>) -> 
             ("distro", distro.as_str()),
             ("upstream", upstream.as_str()),
         ];
+        let purl = purl("deb", namespace, name, version, &qualifiers);
         Some(Package {
-            name: (*name).to_owned(),
-            version: Some((*version).to_owned()),
-            purl: purl("deb", namespace, name, version, &qualifiers),
             supplier: fields.get("Maintainer").map(|text| (*text).to_owned()),
-            sha256: None,
-            found: BTreeSet::from([(Origin::Installed, place.to_owned())]),
-            needs: BTreeSet::new(),
+            ..Package::new(name, version, purl, (Origin::Installed, place))
         })
     };
     paragraphs(&text).filter_map(package).collect()

@@ -1,6 +1,6 @@
 //! Go's modules: `go.mod`, which lists all that a build takes part of since Go 1.17.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{Origin, Package, purl};
 
@@ -36,24 +36,22 @@ pub fn parse(text: &str, place: &str) -> Vec<Package> {
             _ => {}
         }
     }
-    let module = |(name, version): (&str, &str)| {
+    let package = |(name, version): (&str, &str)| {
         let (name, version) = match replaced.get(name) {
             Some(replacement) => (*replacement)?,
             None => (name, version),
         };
-        let lower = name.to_lowercase();
-        let (namespace, last) = lower.rsplit_once('/').unwrap_or(("", &lower));
-        Some(Package {
-            name: name.to_owned(),
-            version: Some(version.to_owned()),
-            purl: purl("golang", namespace, last, version, &[]),
-            supplier: None,
-            sha256: None,
-            found: BTreeSet::from([(Origin::Locked, place.to_owned())]),
-            needs: BTreeSet::new(),
-        })
+        Some(module(name, version, (Origin::Locked, place)))
     };
-    required.into_iter().filter_map(module).collect()
+    required.into_iter().filter_map(package).collect()
+}
+
+/// A module as a package.
+pub(super) fn module(name: &str, version: &str, found: (Origin, &str)) -> Package {
+    let lower = name.to_lowercase();
+    let (namespace, last) = lower.rsplit_once('/').unwrap_or(("", &lower));
+    let purl = purl("golang", namespace, last, version, &[]);
+    Package::new(name, version, purl, found)
 }
 
 #[cfg(test)]

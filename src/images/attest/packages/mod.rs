@@ -1,10 +1,13 @@
-//! Packages: what an image's databases say is installed, and what lock files of its sources say goes in.
+//! Packages: what an image's databases say is installed, what its executables say is linked in, and what lock files of its
+//! sources say goes in.
 //!
 //! Every reader takes bytes and gives packages with their package URL (purl). Boundary: no files, no archives, no documents.
 
 pub mod apk;
+pub mod auditable;
 pub mod cargo;
 pub mod dpkg;
+pub mod gobuild;
 pub mod golang;
 pub mod npm;
 pub mod os;
@@ -17,6 +20,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub enum Origin {
     /// A database in the image lists it.
     Installed,
+    /// An executable in the image says that it was built from it.
+    Linked,
     /// A lock file beside the Dockerfile lists it; whether its code was linked in is not known.
     Locked,
 }
@@ -38,6 +43,21 @@ pub struct Package {
     pub found: BTreeSet<(Origin, String)>,
     /// purls of what it needs.
     pub needs: BTreeSet<String>,
+}
+
+impl Package {
+    /// A package of which no more is known than where it is. An empty version is none.
+    pub fn new(name: &str, version: &str, purl: String, (origin, place): (Origin, &str)) -> Self {
+        Self {
+            name: name.to_owned(),
+            version: Some(version.to_owned()).filter(|version| !version.is_empty()),
+            purl,
+            supplier: None,
+            sha256: None,
+            found: BTreeSet::from([(origin, place.to_owned())]),
+            needs: BTreeSet::new(),
+        }
+    }
 }
 
 /// Packages by purl. What is found twice is one package.
@@ -168,13 +188,8 @@ mod tests {
     #[test]
     fn what_is_found_twice_is_one_package() {
         let package = |origin, place: &str, sha256: Option<&str>| Package {
-            name: "a".to_owned(),
-            version: None,
-            purl: "pkg:cargo/a".to_owned(),
-            supplier: None,
             sha256: sha256.map(str::to_owned),
-            found: BTreeSet::from([(origin, place.to_owned())]),
-            needs: BTreeSet::new(),
+            ..Package::new("a", "", "pkg:cargo/a".to_owned(), (origin, place))
         };
         let mut packages = Packages::default();
         packages.add(package(Origin::Locked, "Cargo.lock", None));

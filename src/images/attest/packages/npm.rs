@@ -1,6 +1,6 @@
 //! JavaScript's packages: `package-lock.json` of npm 7 and later.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
@@ -42,15 +42,8 @@ pub fn parse(text: &str, place: &str) -> Result<Vec<Package>, String> {
         let name = locked.name.as_deref().unwrap_or(below);
         let version = locked.version.as_deref()?;
         let (scope, short) = name.rsplit_once('/').unwrap_or(("", name));
-        Some(Package {
-            name: name.to_owned(),
-            version: Some(version.to_owned()),
-            purl: purl("npm", scope, short, version, &[]),
-            supplier: None,
-            sha256: None,
-            found: BTreeSet::from([(Origin::Locked, place.to_owned())]),
-            needs: BTreeSet::new(),
-        })
+        let purl = purl("npm", scope, short, version, &[]);
+        Some(Package::new(name, version, purl, (Origin::Locked, place)))
     };
     Ok(installed.filter_map(package).collect())
 }

@@ -1,7 +1,5 @@
 //! Python's packages: `requirements.txt` as far as it names exact versions, which is what lock files made by pip-compile do.
 
-use std::collections::BTreeSet;
-
 use super::{Origin, Package, purl};
 
 /// The packages that a requirements file found at `place` pins. Others have no version that could be known.
@@ -16,15 +14,13 @@ pub fn parse(text: &str, place: &str) -> Vec<Package> {
             return None;
         }
         let normal = name.to_lowercase().replace(['_', '.'], "-");
-        Some(Package {
-            name: normal.clone(),
-            version: Some(version.to_owned()),
-            purl: purl("pypi", "", &normal, version, &[]),
-            supplier: None,
-            sha256: None,
-            found: BTreeSet::from([(Origin::Locked, place.to_owned())]),
-            needs: BTreeSet::new(),
-        })
+        let purl = purl("pypi", "", &normal, version, &[]);
+        Some(Package::new(
+            &normal,
+            version,
+            purl,
+            (Origin::Locked, place),
+        ))
     };
     text.lines().map(str::trim).filter_map(package).collect()
 }

@@ -9,6 +9,7 @@ use crate::images::attest::AttestError;
 use crate::images::attest::artifact::{Index, Manifest};
 use crate::images::attest::sbom::Subject;
 use crate::images::attest::store::Store;
+use crate::images::event::ImageEvent;
 use crate::images::input::Source;
 use crate::images::layers::LayerStore;
 use crate::images::lock::Entry;
@@ -74,6 +75,12 @@ impl Pipeline {
         let bom = tokio::task::spawn_blocking(move || subject.describe(&context))
             .await
             .map_err(|_| AttestError::Interrupted { image: name })??;
+        for remark in &bom.remarks {
+            self.reporter.event(ImageEvent::Incomplete {
+                component: source.component.name.clone(),
+                remark: remark.clone(),
+            });
+        }
         let bytes = bom.to_json();
         Ok(bytes.map_err(unwritable(entry, "list of packages"))?)
     }
