@@ -530,6 +530,25 @@ fn what_was_said_once_is_not_said_again_at_another_commit() {
 }
 
 #[test]
+fn orch_yaml_says_what_every_push_attaches_and_options_take_it_back() {
+    let project = Project::new("described");
+    let (private, public) = project.key("mine");
+    let yaml = format!("images:\n  attest: {{sbom: true, provenance: true, key: {private}}}\n");
+    fs::write(project.path("orch.yaml"), yaml).unwrap();
+    let report = project.done(&["push", "--sbom=false", "--provenance=false", "--no-key"]);
+    assert_eq!(report["attested"], serde_json::json!({}), "{report}");
+    assert!(!project.has(&project.digest().replace(':', "-")));
+    assert_eq!(project.code(&["verify", "--key", &public]), 15);
+    let report = project.done(&["push"]);
+    assert_eq!(report["attested"]["app"]["added"], 5, "{report}");
+    assert_eq!(project.code(&["verify", "--key", &public]), 0);
+    let (theirs, _) = project.key("theirs");
+    let report = project.done(&["push", "--provenance=false", "--key", &theirs]);
+    // A signature and a signed list by another key.
+    assert_eq!(report["attested"]["app"]["added"], 2, "{report}");
+}
+
+#[test]
 fn a_database_that_is_not_read_is_named_in_the_run_and_in_the_document() {
     let project = Project::new("rpm");
     let database = project.path("app/above/var/lib/rpm/rpmdb.sqlite");

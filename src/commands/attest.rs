@@ -14,8 +14,8 @@ use crate::images::execute::{Pipeline, Verdict};
 pub(super) fn wanted(configured: Attest, command: &ImagesCommand) -> anyhow::Result<Attest> {
     match command {
         ImagesCommand::Push(push) => Ok(Attest {
-            sbom: configured.sbom || push.attest.sbom,
-            provenance: configured.provenance || push.attest.provenance,
+            sbom: push.attest.sbom.unwrap_or(configured.sbom),
+            provenance: push.attest.provenance.unwrap_or(configured.provenance),
             key: key(&push.attest, configured.key),
         }),
         ImagesCommand::Attest(arguments) => only(configured, arguments),
@@ -27,7 +27,8 @@ pub(super) fn wanted(configured: Attest, command: &ImagesCommand) -> anyhow::Res
 fn only(configured: Attest, arguments: &AttestArgs) -> anyhow::Result<Attest> {
     let AttestArgs { options, sign, .. } = arguments;
     // Only --sign or no option at all bring orch.yaml's key in.
-    let all = !options.sbom && !options.provenance && !*sign;
+    let named = [options.sbom, options.provenance].contains(&Some(true));
+    let all = !named && !*sign;
     let key = key(options, configured.key.filter(|_| *sign || all));
     if *sign && key.is_none() {
         let missing = anyhow::anyhow!("name a private key with --key");
@@ -35,8 +36,8 @@ fn only(configured: Attest, arguments: &AttestArgs) -> anyhow::Result<Attest> {
     }
     let documents = !configured.sbom && !configured.provenance;
     Ok(Attest {
-        sbom: options.sbom || all && (documents || configured.sbom),
-        provenance: options.provenance || all && (documents || configured.provenance),
+        sbom: (options.sbom).unwrap_or(all && (documents || configured.sbom)),
+        provenance: (options.provenance).unwrap_or(all && (documents || configured.provenance)),
         key,
     })
 }
@@ -47,6 +48,7 @@ fn key(options: &AttestOptions, configured: Option<KeyFile>) -> Option<KeyFile> 
         path,
         password_file: None,
     });
+    let configured = configured.filter(|_| !options.no_key);
     given.or(configured).map(|key| KeyFile {
         password_file: options.password_file.clone().or(key.password_file),
         path: key.path,
@@ -132,9 +134,10 @@ mod tests {
         AttestArgs {
             names: Vec::new(),
             options: AttestOptions {
-                sbom,
-                provenance,
+                sbom: sbom.then_some(true),
+                provenance: provenance.then_some(true),
                 key: key.map(Into::into),
+                no_key: false,
                 password_file: None,
             },
             sign,
@@ -186,6 +189,26 @@ mod tests {
         assert_eq!(
             wanted_of(configured(false, Some("k")), &sbom),
             (true, false, None)
+        );
+    }
+    #[test]
+    fn options_take_back_what_orch_yaml_says() {
+        let mut none = arguments(false, false, false, None);
+        none.options.no_key = true;
+        assert_eq!(
+            wanted_of(configured(true, Some("k")), &none),
+            (true, false, None)
+        );
+        none.options.sbom = Some(false);
+        assert_eq!(
+            wanted_of(configured(true, Some("k")), &none),
+            (false, false, None)
+        );
+        let mut other = arguments(false, false, false, Some("other"));
+        other.options.sbom = Some(false);
+        assert_eq!(
+            wanted_of(configured(true, Some("k")), &other),
+            (false, false, Some("other".to_owned()))
         );
     }
 }

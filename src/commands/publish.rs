@@ -11,6 +11,8 @@ use crate::config::Registry;
 use crate::config::images::{Images, ImagesOnly};
 use crate::exit::{Exit, WithExit as _};
 use crate::images::ImageError;
+use crate::images::attest::Attest;
+use crate::images::attest::key::KeyFile;
 use crate::images::component::Definition;
 use crate::images::destination::Destination;
 use crate::images::engine::Engine;
@@ -50,6 +52,7 @@ fn settings(context: &Context) -> ImageSettings {
         jobs: jobs(&config.images),
         map: map(&config.images),
         keep: config.images.keep.clone(),
+        attest: attest(&config.images, context.project.root()),
         root: context.project.root().to_owned(),
         kubeconfig: Some(context.project.kubeconfig()).filter(|path| path.exists()),
         cluster: context.cluster().to_owned(),
@@ -86,6 +89,7 @@ fn settings_alone(file: &Path, description: &ImagesOnly) -> ImageSettings {
         jobs: jobs(&description.images),
         map: map(&description.images),
         keep: description.images.keep.clone(),
+        attest: attest(&description.images, root),
         ..ImageSettings::default()
     }
 }
@@ -103,6 +107,20 @@ fn jobs(images: &Images) -> usize {
         .jobs
         .as_ref()
         .map_or_else(|| ImageSettings::default().jobs, |jobs| jobs.value)
+}
+
+/// What `images.attest` of a description in `root` says of every push.
+fn attest(images: &Images, root: &Path) -> Attest {
+    let described = &images.attest;
+    let key = described.key.as_ref().map(|key| KeyFile {
+        path: root.join(&key.value),
+        password_file: None,
+    });
+    Attest {
+        sbom: described.sbom,
+        provenance: described.provenance,
+        key,
+    }
 }
 
 /// Repository in manifests -> component, as `images.components` says.

@@ -23,6 +23,20 @@ pub struct Images {
     pub keep: Vec<String>,
     /// Builds at the same time.
     pub jobs: Option<Spanned<usize>>,
+    /// What every push attaches.
+    pub attest: Attest,
+}
+
+/// What is said about images that are pushed.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Attest {
+    /// A list of packages.
+    pub sbom: bool,
+    /// What they were built from.
+    pub provenance: bool,
+    /// The private key that signs.
+    pub key: Option<Spanned<PathBuf>>,
 }
 
 /// One component.
@@ -97,6 +111,14 @@ pub(super) fn check(images: &Images) -> Result<(), Problem> {
             "images.jobs: at least 1 build has to run at a time",
         ));
     }
+    if let Some(key) = &images.attest.key
+        && key.value.as_os_str().is_empty()
+    {
+        return Err(validate::at(
+            key.referenced,
+            "images.attest.key: name the file of a private key, or leave the key out",
+        ));
+    }
     let mut names = BTreeMap::new();
     let mut references: BTreeMap<&str, &str> = BTreeMap::new();
     for component in &images.components {
@@ -160,10 +182,24 @@ mod tests {
     }
 
     #[test]
+    fn what_every_push_attaches_is_read() {
+        let attest = |text: &str| load(text).unwrap().unwrap().images.attest;
+        let none = attest("images: {}\n");
+        assert!(!none.sbom && !none.provenance && none.key.is_none());
+        let all =
+            attest("images:\n  attest: {sbom: true, provenance: true, key: keys/cosign.key}\n");
+        assert!(all.sbom && all.provenance);
+        assert_eq!(all.key.unwrap().value, Path::new("keys/cosign.key"));
+    }
+
+    #[test]
     fn mistakes_are_shown_where_they_are() {
         for (text, place, word) in [
             ("images:\n  component: []\n", ":2:", "component"),
             ("images: {jobs: 0}\n", ":1:16", "jobs"),
+            ("images:\n  attest:\n    key: ''\n", ":3:10", "private key"),
+            ("images:\n  attest: {sbom: all}\n", ":2:18", "bool"),
+            ("images:\n  attest:\n    sign: true\n", ":3:", "sign"),
             (
                 "images:\n  components:\n  - name: a\n  - name: a\n",
                 ":4:11",
