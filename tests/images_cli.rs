@@ -138,6 +138,65 @@ async fn an_image_nobody_builds_is_exit_3_with_its_place() {
 }
 
 #[tokio::test]
+async fn a_plan_refuses_what_a_pinning_push_would_and_a_push_without_pins_does_not() {
+    let registry = FakeRegistry::start().await;
+    let manifest = format!("{MANIFEST}  - image: nginx:1\n  - image: acme/web\n");
+    let folder = project("FROM scratch\nCOPY file /\n", &manifest);
+    let run = async |arguments: &[&str]| {
+        let output = tokio::process::Command::new(assert_cmd::cargo::cargo_bin("orch"))
+            .arg("images")
+            .args(arguments)
+            .args(["--registry", &registry.address, "--namespace", "me"])
+            .current_dir(folder.path())
+            .env_remove("ORCH_FILE")
+            .env_remove("DOCKER_HUB_USERNAME")
+            .env("DOCKER_CONFIG", folder.path())
+            .env("ORCH_CACHE", folder.path().join("cache"))
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code().unwrap(), text)
+    };
+    let pinning = ["push", "--pin"].as_slice();
+    for plan in [
+        ["plan"].as_slice(),
+        &["plan", "app"],
+        &["push", "--pin", "--dry-run"],
+    ] {
+        let (code, text) = run(plan).await;
+        assert_eq!(code, 3, "{plan:?}: {text}");
+        let (_, same) = run(pinning).await;
+        let refusal = |text: &str| text.lines().last().map(str::to_owned);
+        assert_eq!(refusal(&text), refusal(&same), "{plan:?}");
+        assert!(
+            text.contains("pod.yaml:5:12: nobody builds `nginx:1`"),
+            "{text}"
+        );
+    }
+    let (code, text) = run(&["plan", "--keep", "nginx"]).await;
+    assert_eq!(code, 3, "{text}");
+    assert!(
+        text.contains("pod.yaml:6:12: nobody builds `acme/web`"),
+        "{text}"
+    );
+    assert_eq!(registry.log(), Vec::<String>::new());
+    let said = ["--keep", "nginx:1", "--map", "acme/web=app"];
+    for plan in [["plan"].as_slice(), &["push", "--pin", "--dry-run"]] {
+        let (code, text) = run(&[plan, &said].concat()).await;
+        assert_eq!(code, 0, "{plan:?}: {text}");
+        assert!(
+            text.contains("build and push: it was never pushed"),
+            "{text}"
+        );
+    }
+    let (code, text) = run(&["push", "--dry-run"]).await;
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(registry.count("POST"), 0, "{:?}", registry.log());
+}
+
+#[tokio::test]
 async fn an_offline_check_asks_nobody_and_speaks_to_ci() {
     let registry = FakeRegistry::start().await;
     let foreign = format!("{MANIFEST}  - image: nginx:1\n");

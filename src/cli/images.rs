@@ -154,7 +154,7 @@ pub enum ImagesCommand {
     /// Say what push would do, and why
     #[command(
         visible_alias = "dry-run",
-        after_help = "Example:\n  orch images plan --output json | jq '.[] | select(.action == \"build\")'"
+        after_help = "An image in a manifest that nobody builds is exit 3, as with `push --pin`; `push --dry-run` is about a push without pins.\n\nExample:\n  orch images plan --output json | jq '.[] | select(.action == \"build\")'"
     )]
     Plan(NamesArgs),
     /// Build into the local engine and push nothing

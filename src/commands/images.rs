@@ -17,7 +17,7 @@ use crate::images::destination::{DOCKER_HUB, Destination};
 use crate::images::engine::Engine;
 use crate::images::engine::builder::Wanted;
 use crate::images::event::Reporter;
-use crate::images::execute::{PinChoice, Pinning, Pipeline, Report, Settings};
+use crate::images::execute::{PinChoice, Pinning, Pipeline, Rehearsal, Report, Settings};
 use crate::images::pin::{self, Asking, Change, PinError};
 use crate::images::plan::{Action, Step};
 use crate::images::registry::retry::Policy;
@@ -232,7 +232,12 @@ async fn dispatch(
                 ..Choice::default()
             })?;
             if push.dry_run {
-                return Ok((Exit::Success, steps_text(&coded(pipeline.plan().await)?)));
+                let rehearsal = match push.pin {
+                    true => Rehearsal::Pin,
+                    false => Rehearsal::Skipped,
+                };
+                let steps = coded(pipeline.plan(rehearsal).await)?;
+                return Ok((Exit::Success, steps_text(&steps)));
             }
             Ok((
                 Exit::Success,
@@ -244,7 +249,9 @@ async fn dispatch(
                 names: plan.names,
                 ..Choice::default()
             })?;
-            Ok((Exit::Success, steps_text(&coded(pipeline.plan().await)?)))
+            // Whether or not all is pushed in one run: what nobody builds stops the one that pins.
+            let steps = coded(pipeline.plan(Rehearsal::Images).await)?;
+            Ok((Exit::Success, steps_text(&steps)))
         }
         ImagesCommand::Build(build) => {
             let pipeline = make(Choice {

@@ -17,7 +17,7 @@ use crate::images::component::Definition;
 use crate::images::destination::Destination;
 use crate::images::engine::Engine;
 use crate::images::event::Reporter;
-use crate::images::execute::{Pipeline, Report};
+use crate::images::execute::{Pipeline, Rehearsal, Report};
 use crate::machines::Provider;
 use crate::ui::{Step, Ui};
 
@@ -202,7 +202,7 @@ pub(super) async fn push(context: &Context, step: Arc<Step>) -> anyhow::Result<R
 pub(super) async fn plan(context: &Context) -> anyhow::Result<Vec<String>> {
     let step = context.ui.step("images");
     let pipeline = make(context, Choice::default(), step)?;
-    let steps = coded(pipeline.plan().await, "planning the images")?;
+    let steps = coded(pipeline.plan(Rehearsal::Pin).await, "planning the images")?;
     Ok(steps
         .iter()
         .map(|step| {

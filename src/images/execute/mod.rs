@@ -95,6 +95,17 @@ pub struct Report {
     pub seconds: f64,
 }
 
+/// What a plan makes sure of about pinning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rehearsal {
+    /// Nothing: nothing is to be pinned.
+    Skipped,
+    /// That every image in the manifests is a component's, or may stay as it is.
+    Images,
+    /// That pinning what this very run pushes would go well.
+    Pin,
+}
+
 /// A component's name explained.
 #[derive(Debug, Clone)]
 pub struct Explanation {
@@ -150,8 +161,13 @@ impl Pipeline {
     }
 
     /// What [`Pipeline::push`] would do. Starts nothing and writes nothing.
-    pub async fn plan(&self) -> Result<Vec<Step>, ImageError> {
+    pub async fn plan(&self, rehearsal: Rehearsal) -> Result<Vec<Step>, ImageError> {
         let mut prepared = self.prepare().await?;
+        match rehearsal {
+            Rehearsal::Skipped => {}
+            Rehearsal::Images => self.rehearse_pin(&prepared, &self.names())?,
+            Rehearsal::Pin => self.rehearse_pin(&prepared, &prepared.selection.published)?,
+        }
         let running = match &self.destination.stand_in {
             Some(stand_in) => {
                 stand_in
@@ -208,7 +224,7 @@ impl Pipeline {
     pub async fn push(&self, and_pin: bool) -> Result<Report, ImageError> {
         let mut prepared = self.prepare().await?;
         if and_pin {
-            self.rehearse_pin(&prepared)?;
+            self.rehearse_pin(&prepared, &prepared.selection.published)?;
         }
         // A key that cannot be used is worth knowing about before anything is built.
         let key = self.open_key()?;
@@ -423,11 +439,15 @@ impl Pipeline {
         )?)
     }
 
-    /// Finds out before the first build whether pinning can work at all.
-    fn rehearse_pin(&self, prepared: &Prepared) -> Result<(), ImageError> {
+    /// Finds out before the first build whether pinning can work at all, if these components have digests by then.
+    fn rehearse_pin<'name>(
+        &self,
+        prepared: &Prepared,
+        pushed: impl IntoIterator<Item = &'name String>,
+    ) -> Result<(), ImageError> {
         let digest = format!("sha256:{}", "0".repeat(64));
-        let references = prepared.selection.published.iter();
-        let references = references
+        let references = pushed
+            .into_iter()
             .map(|name| {
                 (
                     name.clone(),
