@@ -13,6 +13,7 @@ Examples:
   orch apply --dry-run                          what would change, asked of the API server
   orch apply --stack movies --timeout 10m
   orch apply --manifests ./k8s --kubeconfig ~/.kube/config
+  orch apply --keep redis:7                     what orch.yaml keeps under images.keep needs no digest either
   orch apply --output json | jq .
 
 Exit status:
@@ -42,6 +43,9 @@ pub struct ApplyArguments {
         help = "The cluster to apply to; orch's own when left out"
     )]
     pub kubeconfig: Option<PathBuf>,
+    /// Image in manifests that needs no digest, e.g. redis or redis:7; may be given several times. Adds to `images.keep`.
+    #[arg(long, value_name = "IMAGE")]
+    pub keep: Vec<String>,
     /// Print what would be created and changed; store nothing.
     #[arg(long)]
     pub dry_run: bool,

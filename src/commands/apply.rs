@@ -1,6 +1,7 @@
 //! `orch apply`: manifests, Secrets, server-side apply, rollouts.
 //!
-//! Boundary: composes `manifests` and `kube`; decides nothing that either of them could.
+//! Boundary: composes `manifests` and `kube`; decides nothing that either of them could. What may stay without a digest is
+//! what `images` leaves without one.
 
 use std::fmt::{self, Write as _};
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::images::pin::Kept;
 use crate::kube::status::Pin;
 use crate::kube::{
     self, Applied, ApplyOptions, ApplyResult, Desired, KubeError, Patience, Plan, PlannedAction,
@@ -22,6 +24,8 @@ pub struct ApplySettings {
     pub kubeconfig: PathBuf,
     /// Instead of the directory that the nodes share, see [`manifests::SHARED_STORAGE_CLASS`].
     pub storage_class: Option<String>,
+    /// Images of others that need no digest.
+    pub kept: Kept,
     pub dry_run: bool,
     pub force_conflicts: bool,
     /// For all rollouts together.
@@ -260,7 +264,7 @@ fn prepare(stack: &StackSettings, settings: &ApplySettings) -> Result<Prepared, 
             force_conflicts: settings.force_conflicts,
             settle: settings.settle,
         },
-        waves: desired(loaded.pinned()?),
+        waves: desired(loaded.pinned(|image| settings.kept.keeps(image))?),
     })
 }
 

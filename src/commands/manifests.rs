@@ -10,6 +10,7 @@ use super::Context;
 use super::apply::{self, ApplyError, ApplyOutcome, ApplySettings, StackSettings};
 use crate::cli::apply::ApplyArguments;
 use crate::exit::{Exit, WithExit as _};
+use crate::images::pin::Kept;
 use crate::kube::Patience;
 use crate::manifests::Stack;
 use crate::ui::Step;
@@ -28,17 +29,24 @@ pub(super) fn stacks(context: &Context) -> Vec<StackSettings> {
     context.config.stacks.iter().map(stack).collect()
 }
 
-fn settings(context: &Context, timeout: Duration) -> ApplySettings {
-    ApplySettings {
+fn settings(
+    context: &Context,
+    timeout: Duration,
+    keep: &[String],
+) -> anyhow::Result<ApplySettings> {
+    let keep = [&context.config.images.keep, keep].concat();
+    let kept = Kept::new(&keep).exit(Exit::Input, "reading which images may stay unpinned")?;
+    Ok(ApplySettings {
         stacks: stacks(context),
         kubeconfig: context.project.kubeconfig(),
         storage_class: context.config.storage.class.clone(),
+        kept,
         dry_run: false,
         force_conflicts: false,
         timeout,
         settle: SETTLE,
         patience: Patience::default(),
-    }
+    })
 }
 
 fn coded<T>(result: Result<T, ApplyError>, doing: &str) -> anyhow::Result<T> {
@@ -61,7 +69,7 @@ async fn run_in_step(step: &Arc<Step>, settings: &ApplySettings) -> anyhow::Resu
 
 /// `orch apply`.
 pub(super) async fn run(context: &Context, arguments: &ApplyArguments) -> anyhow::Result<()> {
-    let mut settings = settings(context, arguments.timeout);
+    let mut settings = settings(context, arguments.timeout, &arguments.keep)?;
     if let Some(kubeconfig) = &arguments.kubeconfig {
         settings.kubeconfig.clone_from(kubeconfig);
     }
@@ -110,7 +118,8 @@ pub(super) async fn run(context: &Context, arguments: &ApplyArguments) -> anyhow
 /// The apply step of `create`.
 pub(super) async fn apply_all(context: &Context, timeout: u64) -> anyhow::Result<()> {
     let step = context.ui.step("apply");
-    let outcome = run_in_step(&step, &settings(context, Duration::from_secs(timeout))).await?;
+    let settings = settings(context, Duration::from_secs(timeout), &[])?;
+    let outcome = run_in_step(&step, &settings).await?;
     let text = outcome.to_string();
     step.done(
         &text
@@ -137,7 +146,8 @@ pub(super) fn volume_directories(context: &Context) -> anyhow::Result<Vec<Volume
 /// Waits, after a start, until everything that was applied runs again.
 pub(super) async fn wait_all(context: &Context) -> anyhow::Result<()> {
     let step = context.ui.step("rollouts");
-    let waited = apply::wait(&settings(context, START_TIMEOUT), step.as_ref()).await;
+    let settings = settings(context, START_TIMEOUT, &[])?;
+    let waited = apply::wait(&settings, step.as_ref()).await;
     let ready = coded(waited, "waiting for the rollouts")?;
     step.done(&format!("{} workloads ready", ready.len()));
     Ok(())

@@ -1,7 +1,8 @@
 //! Stacks of Kubernetes manifests: a folder of YAML files, read, checked, ordered.
 //!
 //! Boundary: files in, objects out. Nothing here talks to a cluster; [`Stack<Pinned>`] is the only
-//! form that yields objects to apply, so an image that could change under its name never gets there.
+//! form that yields objects to apply, so an image that could change under its name gets there only if
+//! somebody declared that it may.
 
 mod load;
 mod order;
@@ -28,7 +29,7 @@ pub use volumes::VOLUME_OWNER_ANNOTATION;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unpinned {}
 
-/// Every image is named by digest.
+/// Every image is named by digest, but for those that somebody declared to be kept without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pinned {}
 
@@ -134,7 +135,8 @@ pub enum ManifestError {
         second: Box<Origin>,
     },
     #[error(
-        "images that are not pinned by digest; run `orch images push --pin`:{}",
+        "images that are not pinned by digest; run `orch images push --pin`, or keep other people's as they are with \
+         `--keep IMAGE` or `images.keep` in orch.yaml:{}",
         pinned::list(images)
     )]
     Unpinned { images: Vec<ImageUse> },

@@ -141,7 +141,7 @@ mod tests {
         ]
         .concat();
         let waves: Vec<_> = stack(&text)
-            .pinned()
+            .pinned(|_| false)
             .unwrap()
             .into_waves()
             .iter()

@@ -1,7 +1,7 @@
 //! Which images a manifest runs, and the proof that each one is pinned.
 //!
 //! An image is pinned when its reference ends in `@sha256:` and 64 hexadecimal digits: what runs is
-//! then what was built, whatever happens to the tag.
+//! then what was built, whatever happens to the tag. What somebody declares to be kept needs no digest.
 
 use std::marker::PhantomData;
 use std::path::Path;
@@ -14,13 +14,13 @@ use super::{ImageUse, Manifest, ManifestError, Pinned, Stack, Unpinned};
 const CONTAINER_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
 
 impl Stack<Unpinned> {
-    /// The same stack, once every image names its digest; otherwise all those that do not.
-    pub fn pinned(self) -> Result<Stack<Pinned>, ManifestError> {
+    /// The same stack, once every image names its digest or is `kept` without one; otherwise all those that are neither.
+    pub fn pinned(self, kept: impl Fn(&str) -> bool) -> Result<Stack<Pinned>, ManifestError> {
         let unpinned: Vec<_> = self
             .manifests
             .iter()
             .flat_map(|manifest| &manifest.images)
-            .filter(|used| !is_pinned(&used.image))
+            .filter(|used| !is_pinned(&used.image) && !kept(&used.image))
             .cloned()
             .collect();
         if !unpinned.is_empty() {
@@ -133,6 +133,10 @@ mod tests {
         }
     }
 
+    fn nobody(_: &str) -> bool {
+        false
+    }
+
     fn cron_job(first: &str, second: &str) -> String {
         format!(
             "apiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: a}}\nspec:\n  jobTemplate:\n    spec:\n      \
@@ -144,9 +148,9 @@ mod tests {
     #[test]
     fn an_unpinned_image_is_named_with_file_and_place() {
         let text = cron_job(&format!("docker.io/x/y@{DIGEST}"), "docker.io/x/z:1");
-        let error = stack(&text).pinned().unwrap_err();
+        let error = stack(&text).pinned(nobody).unwrap_err();
         insta::assert_snapshot!(error, @r#"
-        images that are not pinned by digest; run `orch images push --pin`:
+        images that are not pinned by digest; run `orch images push --pin`, or keep other people's as they are with `--keep IMAGE` or `images.keep` in orch.yaml:
           dir/app.yaml:14:20: "docker.io/x/z:1" (container main)
         "#);
     }
@@ -154,10 +158,25 @@ mod tests {
     #[test]
     fn a_pinned_stack_yields_its_objects() {
         let image = format!("docker.io/x/y:in-1@{DIGEST}");
-        let pinned = stack(&cron_job(&image, &image)).pinned().unwrap();
+        let pinned = stack(&cron_job(&image, &image)).pinned(nobody).unwrap();
         assert_eq!(pinned.manifests[0].images.len(), 2);
         let object = pinned.manifests[0].clone().into_object();
         assert_eq!(object["kind"], "CronJob");
+    }
+
+    #[test]
+    fn what_is_kept_needs_no_digest_and_what_is_beside_it_does() {
+        let kept = |image: &str| image == "redis:7";
+        let pinned = format!("docker.io/x/y@{DIGEST}");
+        assert!(stack(&cron_job(&pinned, "redis:7")).pinned(kept).is_ok());
+        let error = stack(&cron_job("redis:7", "redis:8"))
+            .pinned(kept)
+            .unwrap_err();
+        let ManifestError::Unpinned { images } = error else {
+            panic!("{error}");
+        };
+        let images: Vec<_> = images.iter().map(|used| used.image.as_str()).collect();
+        assert_eq!(images, ["redis:8"]);
     }
 
     #[test]

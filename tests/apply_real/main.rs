@@ -22,6 +22,7 @@ use kube::api::{Patch, PatchParams};
 use orch::commands::apply::{
     ApplyError, ApplyOutcome, ApplySettings, StackSettings, pins, run, wait,
 };
+use orch::images::pin::Kept;
 use orch::kube::status::{ImageVerdict, collect};
 use orch::kube::{
     ApplyEvent, ApplyResult, KubeError, Patience, PlannedAction, Reporter, RolloutError, Workload,
@@ -63,6 +64,7 @@ impl Fixture {
             }],
             kubeconfig: kubeconfig.to_owned(),
             storage_class: None,
+            kept: Kept::default(),
             dry_run: false,
             force_conflicts: false,
             timeout: Duration::from_secs(90),
@@ -411,6 +413,31 @@ async fn an_unpinned_image_never_reaches_the_cluster() {
             .unwrap()
             .is_none()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_declared_kept_is_applied_and_another_image_beside_it_is_not() {
+    let mut fixture = Fixture::new("kept").await;
+    fixture.settings.kept = Kept::new(&["redis:7".to_owned()]).unwrap();
+    let cache = |image: &str| deployment("cache", 0, "").replace(IMAGE, image);
+    fixture.write("app.yaml", &deployment("api", 0, ""));
+    fixture.write("cache.yaml", &cache("docker.io/library/redis:8"));
+    let (error, text) = fixture.failure().await;
+    assert_eq!(error.exit_code(), 3);
+    assert!(
+        text.contains("cache.yaml:10:45") && !text.contains("app.yaml"),
+        "{text}"
+    );
+    fixture.write("cache.yaml", &cache("docker.io/library/redis:7"));
+    let applied = fixture.apply().await;
+    assert!(
+        applied.contains(&"Deployment cache created".to_owned()),
+        "{applied:?}"
+    );
+    let deployments: Api<Deployment> = Api::namespaced(fixture.client.clone(), "kept");
+    let spec = deployments.get("cache").await.unwrap().spec.unwrap();
+    let image = spec.template.spec.unwrap().containers.remove(0).image;
+    assert_eq!(image.as_deref(), Some("docker.io/library/redis:7"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

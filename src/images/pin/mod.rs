@@ -23,7 +23,7 @@ pub use edit::edit_text;
 use edit::{New, Parsed};
 pub use error::{Fault, PinError, Problem};
 pub use originals::{Originals, forget, record};
-pub use ours::Ours;
+pub use ours::{Kept, Ours};
 pub use scan::ImageScalar;
 pub use set::Given;
 pub use upstream::Asking;

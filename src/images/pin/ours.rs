@@ -22,8 +22,40 @@ pub struct Ours {
     registry: String,
     /// Repository -> component: where images go now, where the lock says that they went, and what the map says.
     repositories: BTreeMap<String, String>,
-    /// Images that are nobody's business: references as written.
-    kept: Vec<String>,
+    kept: Kept,
+}
+
+/// Images of others that may stay without a digest: references as written, with or without a tag.
+#[derive(Debug, Clone, Default)]
+pub struct Kept(Vec<String>);
+
+impl Kept {
+    /// What `--keep` and `images.keep` name.
+    pub fn new(images: &[String]) -> Result<Self, PinError> {
+        let wrong = images.iter().find(|image| reference::parse(image).is_err());
+        match wrong {
+            Some(image) => Err(PinError::Repository {
+                option: "--keep",
+                text: image.clone(),
+            }),
+            None => Ok(Self(images.to_vec())),
+        }
+    }
+
+    /// Shall this image stay what it is?
+    pub fn keeps(&self, image: &str) -> bool {
+        let Ok(reference) = reference::parse(image) else {
+            return false;
+        };
+        self.0.iter().any(|kept| {
+            let Ok(wanted) = reference::parse(kept) else {
+                return false;
+            };
+            (wanted.registry(), wanted.repository())
+                == (reference.registry(), reference.repository())
+                && (!has_tag(kept) || wanted.tag() == reference.tag())
+        })
+    }
 }
 
 impl Ours {
@@ -50,7 +82,7 @@ impl Ours {
             repositories: before.collect(),
             registry: DOCKER_HUB.to_owned(),
             components,
-            kept: Vec::new(),
+            kept: Kept::default(),
         }
     }
 
@@ -96,21 +128,17 @@ impl Ours {
                 });
             }
         }
+        self.kept = Kept::new(keep)?;
         for image in keep {
-            let reference: Reference =
-                reference::parse(image).map_err(|_| PinError::Repository {
-                    option: "--keep",
-                    text: image.clone(),
-                })?;
-            let whole = format!("{}/{}", reference.registry(), reference.repository());
-            let component = self.repositories.get(&whole).map(String::as_str);
+            let whole = repository_of(image);
+            let component = whole.and_then(|whole| self.repositories.get(&whole));
+            let component = component.map(String::as_str);
             if let Some(component) = self.named(image).or(component) {
                 return Err(PinError::KeptComponent {
                     image: image.clone(),
                     component: component.to_owned(),
                 });
             }
-            self.kept.push(image.clone());
         }
         Ok(self)
     }
@@ -122,17 +150,7 @@ impl Ours {
 
     /// Shall this image stay what it is?
     pub fn keeps(&self, image: &str) -> bool {
-        let Ok(reference) = reference::parse(image) else {
-            return false;
-        };
-        self.kept.iter().any(|kept| {
-            let Ok(wanted) = reference::parse(kept) else {
-                return false;
-            };
-            (wanted.registry(), wanted.repository())
-                == (reference.registry(), reference.repository())
-                && (!has_tag(kept) || wanted.tag() == reference.tag())
-        })
+        self.kept.keeps(image)
     }
 
     /// The component that an image in a manifest stands for: the bare name, a repository that is ours, or a tag that we make.

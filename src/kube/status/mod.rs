@@ -103,7 +103,7 @@ pub struct PortStatus {
 pub struct Pin {
     pub workload: Workload,
     pub container: String,
-    /// With its digest.
+    /// With its digest, if it has one.
     pub image: String,
 }
 
@@ -119,6 +119,8 @@ pub enum ImageVerdict {
     NotRunning,
     /// The runtime reports no registry digest for the image.
     Unknown,
+    /// The manifest names no digest that what runs could be compared with.
+    Unpinned,
 }
 
 /// One container's image.

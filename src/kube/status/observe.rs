@@ -242,6 +242,8 @@ pub(super) fn image(pin: &Pin, pods: &[Pod]) -> ImageStatus {
     let pinned = digest(&pin.image);
     let verdict = if identities.is_empty() {
         ImageVerdict::NotRunning
+    } else if pinned.is_none() {
+        ImageVerdict::Unpinned
     } else if running
         .iter()
         .any(|running| Some(running) != pinned.as_ref())
@@ -368,6 +370,14 @@ mod tests {
         );
         assert_eq!(verdict(&[pod("sha256:cc")]), ImageVerdict::Unknown);
         assert_eq!(verdict(&[pod("")]), ImageVerdict::NotRunning);
+        let kept = Pin {
+            image: "redis:7".into(),
+            ..pin.clone()
+        };
+        assert_eq!(
+            image(&kept, &[pod("docker.io/library/redis@sha256:aa")]).verdict,
+            ImageVerdict::Unpinned
+        );
         let other = Pin {
             workload: Workload::new(WorkloadKind::Deployment, "demo", "api-7d4b9c"),
             ..pin.clone()

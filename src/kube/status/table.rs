@@ -71,6 +71,7 @@ pub fn table(status: &ClusterStatus) -> String {
             ImageVerdict::Differs => "DIFFERS",
             ImageVerdict::NotRunning => "not running",
             ImageVerdict::Unknown => "unknown",
+            ImageVerdict::Unpinned => "not pinned",
         };
         let running: Vec<_> = row.running.iter().map(|digest| short(digest)).collect();
         vec![
