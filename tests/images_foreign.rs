@@ -191,6 +191,102 @@ fn an_orch_yaml_for_images_alone_describes_components() {
 }
 
 #[test]
+fn build_arguments_of_the_command_line_are_part_of_the_names_of_those_that_declare_them() {
+    let registry = RealRegistry::start();
+    let project = Foreign::new(
+        "arguments",
+        &[
+            (
+                "orch.yaml",
+                "images: {components: [{name: web, args: {GREETING: written, TARGET: all}}]}\n",
+            ),
+            (
+                "web/Dockerfile",
+                "FROM scratch\nARG GREETING\nARG TARGET\nLABEL greeting=$GREETING target=$TARGET\nCOPY page /\n",
+            ),
+            ("web/page", "hello\n"),
+            ("other/Dockerfile", "FROM scratch\nCOPY page /\n"),
+            ("other/page", "hello\n"),
+            (
+                "deploy/pod.yaml",
+                "kind: Pod\nspec: {containers: [{image: web}, {image: other}]}\n",
+            ),
+        ],
+    );
+    let images = |arguments: &[&str]| -> Output {
+        let common = ["--registry", &registry.address, "--manifests", "deploy"];
+        let namespace = ["--namespace", &project.namespace];
+        project.orch(&[&["images"][..], arguments, &common, &namespace].concat())
+    };
+    let steps = |arguments: &[&str]| -> serde_json::Value {
+        let output = images(&[&["plan", "--output", "json"][..], arguments].concat());
+        assert!(output.status.success(), "{}", said(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let hello = ["--build-arg", "GREETING=hello-there"];
+    let plain = steps(&[]);
+    let output = images(&[&["push", "--pin", "--output", "json"][..], &hello].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    let pushed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let reference = pushed["images"]["web"].as_str().unwrap();
+    let (name, digest) = reference.split_once('@').unwrap();
+    let repository = format!("/v2/{}/web", project.namespace);
+    let manifest = registry.json(&format!("{repository}/manifests/{digest}"), MANIFEST);
+    let config = manifest["config"]["digest"].as_str().unwrap();
+    let config = registry.json(&format!("{repository}/blobs/{config}"), "*/*");
+    let labels = &config["config"]["Labels"];
+    assert_eq!(labels["greeting"], "hello-there");
+    assert_eq!(labels["target"], "all");
+    assert!(!project.read("images.lock").contains("hello-there"));
+
+    // Equal arguments are an equal name, wherever their values come from; who declares none keeps its name.
+    let tag = |steps: &serde_json::Value, component: &str| {
+        let mut steps = steps.as_array().unwrap().iter();
+        let step = steps.find(|step| step["component"] == component).unwrap();
+        step["tag"].as_str().unwrap().to_owned()
+    };
+    let same = steps(&hello);
+    let mut all = same.as_array().unwrap().iter();
+    assert!(all.all(|step| step["action"] == "skip"), "{same}");
+    assert_eq!(tag(&same, "other"), tag(&plain, "other"));
+    assert_ne!(tag(&same, "web"), tag(&plain, "web"));
+    assert!(name.ends_with(&tag(&same, "web")), "{name}");
+    let written = steps(&["--build-arg", "GREETING=written"]);
+    assert_eq!(written, steps(&[]));
+    let in_environment = |value: Option<&str>| {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin("orch"));
+        command
+            .args(["images", "why", "web", "--build-arg", "GREETING"])
+            .args(["--registry", &registry.address])
+            .args(["--namespace", &project.namespace])
+            .current_dir(project.path())
+            .env_remove("ORCH_FILE")
+            .env_remove("GREETING")
+            .env("DOCKER_CONFIG", project.path().join(".docker"))
+            .env("ORCH_CACHE", project.path().join(".cache"));
+        if let Some(value) = value {
+            command.env("GREETING", value);
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        said(&output)
+    };
+    assert!(in_environment(Some("hello-there")).contains(&tag(&same, "web")));
+    assert!(in_environment(None).contains(&tag(&plain, "web")));
+
+    let check = |arguments: &[&str]| images(&[&["check", "--offline"][..], arguments].concat());
+    assert!(check(&hello).status.success(), "{}", said(&check(&hello)));
+    let output = check(&[]);
+    assert_eq!(output.status.code(), Some(10), "{}", said(&output));
+    let output = images(&["build", "--build-arg", "GREETINGS=hello"]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("the ARGs are GREETING, TARGET"), "{text}");
+    let output = images(&["build", "--build-arg", "=hello"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+}
+
+#[test]
 fn two_platforms_make_an_index_of_two_images() {
     index_with("docker");
 }

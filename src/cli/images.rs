@@ -26,6 +26,7 @@ Every day:
   orch images why web                                               which file, argument or base gave it a new name
   orch images push --pin                                            nothing changed: one request an image
   orch images push --pin --refresh                                  take in distribution updates
+  orch images push --pin --build-arg VERSION=1.4                    part of the name, so `check` and `why` want it, too
 
 In CI (exit 10: sources changed, 11: not pinned, 12: pin missing, 13: tag moved):
   orch images check --offline                                       no network, engine or secrets needed
@@ -104,6 +105,15 @@ pub struct CommonArgs {
         help_heading = "Images"
     )]
     pub platforms: Vec<String>,
+    /// Build argument, for the components whose Dockerfiles have an ARG of this name; without a value, that of the environment; may be given several times
+    #[arg(
+        long = "build-arg",
+        global = true,
+        value_name = "KEY[=VALUE]",
+        value_parser = argument,
+        help_heading = "Images"
+    )]
+    pub build_args: Vec<(String, Option<String>)>,
     /// Read every file of the contexts again, also those that seem to be unchanged since an earlier run
     #[arg(long, global = true, help_heading = "Images")]
     pub rehash: bool,
@@ -140,6 +150,18 @@ fn pair(text: &str) -> Result<(String, String), String> {
             Ok((left.to_owned(), right.to_owned()))
         }
         _ => Err("write it as NAME=VALUE".to_owned()),
+    }
+}
+
+/// `KEY=VALUE`, where the value may be empty, or `KEY`.
+fn argument(text: &str) -> Result<(String, Option<String>), String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (text, None),
+    };
+    match name {
+        "" => Err("write it as KEY=VALUE, or as KEY for the environment's value".to_owned()),
+        name => Ok((name.to_owned(), value)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `orch images`: puts arguments, settings and the pipeline together and prints results.
 
 use std::collections::BTreeMap;
+use std::env::VarError;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use super::{images_reproduce, images_why};
 use crate::cli::images::{BuilderName, CommonArgs, ImagesArgs, ImagesCommand};
 use crate::exit::{Exit, WithExit};
 use crate::images::ImageError;
+use crate::images::arguments::{self, Argument};
 use crate::images::attest::{Attest, AttestError};
 use crate::images::component::{Component, ComponentError, Definition, find, host_platform};
 use crate::images::destination::{DOCKER_HUB, Destination};
@@ -57,6 +59,8 @@ pub struct ImageSettings {
     pub stand_in_port: u16,
     /// Components that somebody described.
     pub definitions: Vec<Definition>,
+    /// Build arguments of this run.
+    pub build_args: Vec<Argument>,
     /// Builds at the same time.
     pub jobs: usize,
     /// Read files again that seem to be unchanged since an earlier run.
@@ -85,6 +89,7 @@ impl Default for ImageSettings {
             cluster: "orch".to_owned(),
             stand_in_port: 5000,
             definitions: Vec::new(),
+            build_args: Vec::new(),
             jobs: 2,
             rehash: false,
             builder: Wanted::Auto,
@@ -165,7 +170,7 @@ fn destination(
     Ok(destination)
 }
 
-/// All components. Platforms of the command line are those of this run, whatever the descriptions say.
+/// All components. Platforms and arguments of the command line are those of this run, whatever the descriptions say.
 fn components(
     settings: &ImageSettings,
     platforms: &[String],
@@ -180,7 +185,9 @@ fn components(
         }
         platforms
     };
-    Ok(find(&settings.dockerfiles, default, &definitions)?)
+    let mut components = find(&settings.dockerfiles, default, &definitions)?;
+    arguments::give(&mut components, &settings.build_args)?;
+    Ok(components)
 }
 
 /// Runs `orch images ...`. `settings` are the defaults of orch.yaml; results go to `ui`, progress to `reporter`.
@@ -426,6 +433,11 @@ fn merge(mut settings: ImageSettings, common: &CommonArgs) -> Result<ImageSettin
         settings.registry.clone_from(registry);
     }
     settings.rehash |= common.rehash;
+    settings.build_args = common
+        .build_args
+        .iter()
+        .map(from_environment)
+        .collect::<Result<_, _>>()?;
     settings.builder = match common.builder {
         BuilderName::Auto => settings.builder,
         BuilderName::Docker => Wanted::Docker,
@@ -454,6 +466,21 @@ fn merge(mut settings: ImageSettings, common: &CommonArgs) -> Result<ImageSettin
     settings.map.extend(given);
     settings.keep.extend(common.keep.iter().cloned());
     Ok(settings)
+}
+
+/// A build argument with the environment's value where the command line gives none, as docker has it.
+fn from_environment((name, value): &Argument) -> Result<Argument, ImageError> {
+    let value = match value {
+        Some(value) => Some(value.clone()),
+        None => match std::env::var(name) {
+            Ok(value) => Some(value),
+            Err(VarError::NotPresent) => None,
+            Err(VarError::NotUnicode(_)) => {
+                return Err(ComponentError::ArgumentEncoding { name: name.clone() }.into());
+            }
+        },
+    };
+    Ok((name.clone(), value))
 }
 
 /// The exit code of each kind of failure.

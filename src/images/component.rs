@@ -96,6 +96,24 @@ pub enum ComponentError {
         /// What was written.
         platform: String,
     },
+    /// A build argument of the command line that would be without effect.
+    #[error(
+        "--build-arg {name}: no Dockerfile has `ARG {name}`; {known}. Correct the name, or leave it out"
+    )]
+    Argument {
+        /// Its name.
+        name: String,
+        /// Those that exist, in words.
+        known: String,
+    },
+    /// A build argument whose value is in the environment and cannot be passed on.
+    #[error(
+        "--build-arg {name}: the environment's value is not UTF-8 text; give it as {name}=VALUE"
+    )]
+    ArgumentEncoding {
+        /// Its name.
+        name: String,
+    },
     /// Somebody named a component that does not exist.
     #[error("there is no component `{name}`: {folder} has {known}")]
     Unknown {

@@ -5,6 +5,7 @@
 //! [`dockerfile`], [`bases`]), [`plan`] decides, [`execute`] obeys ([`engine`], [`layers`], [`push`]), [`pin`] edits
 //! manifests, [`lock`] remembers, [`check`] compares, [`gc`] cleans up.
 
+pub mod arguments;
 pub mod attest;
 pub mod bases;
 pub mod check;

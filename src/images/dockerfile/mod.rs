@@ -60,6 +60,8 @@ pub struct Dockerfile {
     pub images: Vec<ImageUse>,
     /// The frontend that a `# syntax=` line asks for.
     pub syntax: Option<ImageUse>,
+    /// What `ARG` declares, in any stage or before the first.
+    pub arguments: BTreeSet<String>,
 }
 
 impl Dockerfile {
@@ -108,6 +110,7 @@ impl Dockerfile {
         let mut stages: BTreeSet<String> = BTreeSet::new();
         let mut stage_count = 0_usize;
         let mut images = Vec::new();
+        let mut arguments = BTreeSet::new();
         for instruction in instructions(&text, escape) {
             let failed = |reason: String| DockerfileError::Line {
                 path: path.to_owned(),
@@ -126,9 +129,12 @@ impl Dockerfile {
                 .skip(1)
                 .take_while(|word| instruction.slice(word).starts_with("--"));
             match keyword.as_str() {
-                "ARG" if stage_count == 0 => {
-                    for word in words.iter().skip(1) {
-                        scope.declare(instruction.slice(word)).map_err(&failed)?;
+                "ARG" => {
+                    for word in words.iter().skip(1).map(|word| instruction.slice(word)) {
+                        arguments.extend(unquote(word).split('=').next().map(str::to_owned));
+                        if stage_count == 0 {
+                            scope.declare(word).map_err(&failed)?;
+                        }
                     }
                 }
                 "FROM" => {
@@ -188,6 +194,7 @@ impl Dockerfile {
             text,
             images,
             syntax,
+            arguments,
         })
     }
 
