@@ -4,6 +4,7 @@
 //! both without asking anybody, and [`sweep`] deletes. Boundary: knows no cluster; what one runs is passed in as text.
 
 pub mod decide;
+mod git;
 pub mod inventory;
 pub mod roots;
 pub mod sweep;
