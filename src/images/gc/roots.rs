@@ -3,6 +3,7 @@
 //! Text is searched, not YAML: a digest in a Helm chart, a script or a README is one that somebody may need. Too much is found
 //! that way, never too little.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -13,8 +14,24 @@ use super::decide::Roots;
 use super::git::{Commit, Git};
 use crate::images::hash::{is_digest, is_input_tag};
 
-/// What is looked for, in the words that git's and Rust's regular expressions share.
-const PATTERN: &str = r#"(@|"digest": ?")?sha256:[0-9a-f]{64}|in-[0-9a-f]{12}"#;
+/// What is looked for, in the words that git's and Rust's regular expressions share. Before a digest, what makes an image's of it:
+/// `name@`, or a key as in kustomize's `digest: sha256:...`, Helm's values or JSON, whatever the quotes.
+const PATTERN: &str = concat!(
+    r#"(@|([Dd]igest|DIGEST|[Ss]ha(256)?|SHA(256)?|[Ii]mage|IMAGE)"#,
+    r#"["'\\]{0,4}[[:space:]]{0,8}[:=][[:space:]]{0,8}["'\\]{0,4})?"#,
+    r#"sha256:[0-9a-f]{64}|in-[0-9a-f]{12}"#
+);
+/// More bytes than a match can have.
+const LONGEST: usize = 256;
+/// How much of a file is in memory at a time.
+const PIECE: usize = 1 << 20;
+/// Files that git ignores and that may describe what runs all the same.
+const DESCRIPTIONS: [&str; 4] = [
+    ":(icase)*.yaml",
+    ":(icase)*.yml",
+    ":(icase)*.json",
+    ":(icase)*.lock",
+];
 /// Trees that one `git grep` gets: far from the limit of a command line.
 const BATCH: usize = 200;
 /// The tag with which programs mark folders that hold nothing of value (bford.info/cachedir).
@@ -111,9 +128,12 @@ impl Sources {
         }
         for folder in git.worktrees().await? {
             let git = Git { folder };
-            git.search_files(&["--untracked"], "file", &mut found.roots)
+            git.search_files(&["--untracked"], &[], "file", &mut found.roots)
                 .await?;
-            git.search_files(&["--cached"], "git index", &mut found.roots)
+            let ignored = ["--untracked", "--no-exclude-standard"];
+            git.search_files(&ignored, &DESCRIPTIONS, "file", &mut found.roots)
+                .await?;
+            git.search_files(&["--cached"], &[], "git index", &mut found.roots)
                 .await?;
         }
         Ok(found)
@@ -140,19 +160,33 @@ fn walk(path: &Path, roots: &mut Roots) -> Result<(), GcError> {
         if !entry.file_type().is_file() {
             continue;
         }
-        let bytes = match std::fs::read(entry.path()) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(source) => {
+        let who = format!("file {}", entry.path().display());
+        let read = std::fs::File::open(entry.path()).and_then(|file| search_in(file, roots, &who));
+        match read {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(GcError::Read {
                     path: entry.path().to_owned(),
-                    source,
+                    source: error,
                 });
             }
-        };
-        roots.mention(&bytes, &format!("file {}", entry.path().display()));
+            _ => {}
+        }
     }
     Ok(())
+}
+
+/// Takes in everything that `file` names, a piece at a time: it may be larger than the memory.
+fn search_in(mut file: impl Read, roots: &mut Roots, who: &str) -> std::io::Result<()> {
+    let mut piece = Vec::with_capacity(PIECE + LONGEST);
+    loop {
+        let read = file.by_ref().take(PIECE as u64).read_to_end(&mut piece)?;
+        roots.mention(&piece, who);
+        if read < PIECE {
+            return Ok(());
+        }
+        // What began in this piece may end in the next one.
+        piece.drain(..piece.len().saturating_sub(LONGEST));
+    }
 }
 
 fn is_absent(error: &walkdir::Error) -> bool {
@@ -176,12 +210,14 @@ impl Git {
     async fn search_files(
         &self,
         options: &[&str],
+        paths: &[&str],
         kind: &str,
         roots: &mut Roots,
     ) -> Result<(), GcError> {
         let mut arguments = vec!["grep", "-z", "-a", "-o", "-E"];
         arguments.extend(options);
-        arguments.extend(["-e", PATTERN]);
+        arguments.extend(["-e", PATTERN, "--"]);
+        arguments.extend(paths);
         self.search(&arguments, roots, |path| format!("{kind} {path}"))
             .await
     }
@@ -233,6 +269,47 @@ mod tests {
         assert_eq!(roots.images.len(), 2);
         assert!(roots.tags.contains_key("in-0123456789ab"));
         assert!(roots.tags.contains_key("in-ba9876543210"));
+    }
+
+    #[test]
+    fn an_images_digest_is_known_by_what_stands_before_it() {
+        let one = |before: &str| {
+            let mut roots = Roots::default();
+            roots.mention(format!("{before}sha256:{}", hex('a')).as_bytes(), "x");
+            assert_eq!(roots.digests.len(), 1, "{before}");
+            roots.images.len() == 1
+        };
+        for before in [
+            "name@",
+            "digest: ",
+            "- {digest: '",
+            "  imageDigest:   \"",
+            "\"digest\":\"",
+            "{\\\"digest\\\": \\\"",
+            "--set image.digest=",
+            "export WEB_DIGEST='",
+            "sha: ",
+            "sha256 = \"",
+        ] {
+            assert!(one(before), "{before}");
+        }
+        for before in ["", "\"input\": \"", "--hash=", "hash = \"", "\"context\": \""] {
+            assert!(!one(before), "{before}");
+        }
+    }
+
+    #[test]
+    fn a_large_file_is_searched_in_pieces_and_nothing_falls_between_them() {
+        let name = format!("imageDigest : \"sha256:{}", hex('a'));
+        for back in [0, 1, 20, name.len() / 2, name.len() - 1, name.len()] {
+            let mut text = vec![b' '; PIECE - back];
+            text.extend_from_slice(name.as_bytes());
+            text.resize(3 * PIECE, b'-');
+            text.extend_from_slice(b"in-0123456789ab");
+            let mut roots = Roots::default();
+            search_in(text.as_slice(), &mut roots, "x").unwrap();
+            assert_eq!((roots.images.len(), roots.tags.len()), (1, 1), "{back}");
+        }
     }
 
     #[test]
@@ -311,11 +388,18 @@ mod tests {
         std::fs::create_dir(root.join("state")).unwrap();
         std::fs::write(root.join("state/images.lock"), "in-000000000008").unwrap();
         std::fs::write(root.join("state/log"), "in-000000000009").unwrap();
+        std::fs::write(root.join("state/Pod.YML"), "in-000000000010").unwrap();
+        std::fs::write(root.join("state/pods.json"), "in-000000000011").unwrap();
+        std::fs::create_dir(root.join("state/below")).unwrap();
+        let kustomization = format!("images: [{{digest: \"sha256:{}\"}}]\n", hex('a'));
+        std::fs::write(root.join("state/below/a.yaml"), kustomization).unwrap();
         let mut sources = sources_of(&root);
         sources.extra = vec![root.join("state/images.lock"), root.join("nowhere")];
         let found = sources.gather().await.unwrap();
-        let tags: Vec<&str> = found.roots.tags.keys().map(|tag| &tag[14..]).collect();
-        assert_eq!(tags, ["1", "2", "3", "4", "5", "6", "7", "8"]);
+        let tags: Vec<&str> = found.roots.tags.keys().map(|tag| &tag[13..]).collect();
+        let expected = ["01", "02", "03", "04", "05", "06", "07", "08", "10", "11"];
+        assert_eq!(tags, expected);
+        assert!(found.roots.images.contains(&format!("sha256:{}", hex('a'))));
         assert_eq!(found.roots.tags["in-000000000002"], "other pod.yaml");
 
         // A clone that lacks a branch of its remote does not know what that one needs.
