@@ -39,14 +39,14 @@ fn tag(number: u8) -> String {
 }
 
 /// Gives the registry one more blob.
-async fn upload(client: &HttpRegistry, content: Bytes) -> Blob {
+async fn upload(client: &HttpRegistry, repository: &str, content: Bytes) -> Blob {
     let blob = Blob {
         digest: digest(&content),
         size: content.len() as u64,
         source: BlobSource::Memory(content),
         progress: None,
     };
-    let session = client.start_upload("me/app").await.unwrap();
+    let session = client.start_upload(repository).await.unwrap();
     client.finish_upload(&session, &blob, true).await.unwrap();
     blob
 }
@@ -101,13 +101,17 @@ impl Bench {
 
     /// An image of one configuration, different for each `seed`.
     async fn image(&self, seed: u8, reference: &str) -> String {
+        self.image_in("me/app", seed, reference).await
+    }
+
+    async fn image_in(&self, repository: &str, seed: u8, reference: &str) -> String {
         let config = Bytes::from(format!("{{\"seed\":{seed}}}"));
-        let blob = upload(&self.client, config).await;
+        let blob = upload(&self.client, repository, config).await;
         let config = json!({"mediaType": "application/vnd.oci.image.config.v1+json",
             "digest": blob.digest, "size": blob.size});
         let manifest =
             json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": []});
-        self.put(MANIFEST, &manifest, reference).await
+        self.put(repository, MANIFEST, &manifest, reference).await
     }
 
     async fn index(&self, parts: &[&str], reference: &str) -> String {
@@ -125,10 +129,16 @@ impl Bench {
             );
         }
         let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
-        self.put(INDEX, &index, reference).await
+        self.put("me/app", INDEX, &index, reference).await
     }
 
-    async fn put(&self, media_type: &str, manifest: &Value, reference: &str) -> String {
+    async fn put(
+        &self,
+        repository: &str,
+        media_type: &str,
+        manifest: &Value,
+        reference: &str,
+    ) -> String {
         let manifest = RawManifest {
             media_type: media_type.to_owned(),
             bytes: Bytes::from(serde_json::to_vec(manifest).unwrap()),
@@ -139,14 +149,18 @@ impl Bench {
             reference.to_owned()
         };
         self.client
-            .put_manifest("me/app", &named, &manifest)
+            .put_manifest(repository, &named, &manifest)
             .await
             .unwrap();
         manifest.digest()
     }
 
     async fn tags(&self) -> BTreeSet<String> {
-        let tags = self.client.list_tags("me/app").await.unwrap();
+        self.tags_in("me/app").await
+    }
+
+    async fn tags_in(&self, repository: &str) -> BTreeSet<String> {
+        let tags = self.client.list_tags(repository).await.unwrap();
         tags.unwrap_or_default().into_iter().collect()
     }
 
@@ -285,6 +299,98 @@ async fn exactly_the_unreachable_goes_and_nothing_before_it_is_asked_for() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kustomize_helm_and_ignored_files_name_keeps_its_parts_and_signatures() {
+    let bench = Bench::new();
+    let mut indexes = Vec::new();
+    for number in [1, 2, 3] {
+        let part = bench.image(number, &tag(number)).await;
+        indexes.push(bench.index(&[&part], "").await);
+    }
+    let signature = format!("{}.sig", indexes[0].replace(':', "-"));
+    bench.image(4, &signature).await;
+    bench.image(5, &tag(5)).await;
+    bench.image(6, &tag(6)).await;
+    bench.write(
+        "deploy/kustomization.yaml",
+        &format!(
+            "images:\n- name: app\n  newName: me/app\n  digest: {}\n",
+            indexes[0]
+        ),
+    );
+    bench.write(
+        "deploy/values.yaml",
+        &format!("web: {{image: {{digest: '{}'}}}}\n", indexes[1]),
+    );
+    bench.write(".gitignore", "rendered\n");
+    bench.commit();
+    let all = [
+        format!("{{\"spec\": {{\"digest\":\"{}\"}}}}\n", indexes[2]),
+        format!("image: me/app:{}\n", tag(5)),
+        format!("building me/app:{}\n", tag(6)),
+    ];
+    bench.write("rendered/pod.json", &all[0]);
+    bench.write("rendered/deep/pod.yml", &all[1]);
+    bench.write("rendered/build.log", &all[2]);
+    let before = bench.tags().await;
+    let deleted = bench.gc(&["--delete", "--no-cluster"]);
+    assert!(deleted.status.success(), "{}", text(&deleted));
+    let gone: BTreeSet<String> = before.difference(&bench.tags().await).cloned().collect();
+    assert_eq!(gone, BTreeSet::from([tag(6)]), "{}", text(&deleted));
+    for index in indexes {
+        assert!(bench.has(&index).await, "{index} is needed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_that_is_gone_is_found_by_an_earlier_lock_and_others_images_stay() {
+    let bench = Bench::new();
+    for number in [1, 2, 3] {
+        bench.image_in("me/old", number, &tag(number)).await;
+    }
+    bench.image_in("other/old", 1, &tag(1)).await;
+    let address = &bench.registry.address;
+    let lock = |repository: &str, number: u8| {
+        let entry = json!({"repository": format!("{address}/{repository}"), "tag": tag(number),
+            "digest": "sha256:0", "input": "sha256:0"});
+        let lock = json!({"version": 1, "components": {"old": entry}});
+        bench.write("images.lock", &lock.to_string());
+        bench.commit();
+    };
+    lock("other/old", 1);
+    lock("me/old", 1);
+    lock("me/old", 2);
+    bench.write("images.lock", "{\"version\": 1}");
+    bench.write("keep/pod.yaml", &format!("image: me/old:{}\n", tag(2)));
+    bench.commit();
+
+    let plan = bench.gc(&["--output", "json"]);
+    assert!(plan.status.success(), "{}", text(&plan));
+    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+    let [old] = plan["repositories"].as_array().unwrap().as_slice() else {
+        panic!("{plan}");
+    };
+    assert_eq!(old["repository"], format!("{address}/me/old"));
+    assert_eq!(old["former"], true);
+    assert_eq!(old["deleted"][0]["tags"], json!([tag(1)]));
+    assert_eq!(bench.tags_in("me/old").await.len(), 3);
+
+    let deleted = bench.gc(&["--delete", "--no-cluster"]);
+    let said = text(&deleted);
+    assert!(deleted.status.success(), "{said}");
+    assert!(
+        said.contains("/me/old: no component has this name any more\n"),
+        "{said}"
+    );
+    assert_eq!(
+        bench.tags_in("me/old").await,
+        BTreeSet::from([tag(2), tag(3)])
+    );
+    assert_eq!(bench.tags_in("other/old").await.len(), 1);
+    let blind = bench.gc(&["--no-git"]);
+    assert!(!text(&blind).contains("/me/old"), "{}", text(&blind));
+}
+
 #[test]
 fn what_cannot_be_known_is_refused_before_anything_is_asked() {
     let folder = tempfile::tempdir().unwrap();
@@ -357,7 +463,7 @@ async fn the_local_registry_frees_what_nothing_names_and_comes_back() {
     local.0.create(&engine, &image, &client).await.unwrap();
     let mut blobs = Vec::new();
     for content in ["{\"a\":1}", "{\"b\":2}"] {
-        let blob = upload(&client, Bytes::from(content)).await;
+        let blob = upload(&client, "me/app", Bytes::from(content)).await;
         let config = json!({"mediaType": "application/vnd.oci.image.config.v1+json",
             "digest": blob.digest, "size": blob.size});
         let manifest =

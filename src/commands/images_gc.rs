@@ -44,6 +44,7 @@ pub(super) async fn request(
         sources: Sources {
             root: settings.root.clone(),
             extra,
+            lock: settings.lock.clone(),
             git: !arguments.no_git,
             remotes: !arguments.no_remote,
         },
@@ -92,7 +93,11 @@ pub(super) fn text(collected: &Collected) -> String {
     };
     let mut text = String::new();
     for item in &collected.repositories {
-        text.push_str(&format!("{}\n", item.repository));
+        let note = match item.former {
+            true => ": no component has this name any more",
+            false => "",
+        };
+        text.push_str(&format!("{}{note}\n", item.repository));
         for decision in &item.plan.kept {
             let tags = decision.tags.join(", ");
             text.push_str(&format!("  keep         {tags}: {}\n", decision.reason));

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::Pipeline;
 use crate::images::ImageError;
-use crate::images::gc::decide::{Decision, Plan, Roots, decide};
+use crate::images::gc::decide::{Decision, Inventory, Plan, Roots, decide};
+use crate::images::gc::history::Former;
 use crate::images::gc::inventory::{self, Known};
 use crate::images::gc::roots::Sources;
 use crate::images::gc::sweep::sweep;
@@ -49,10 +50,13 @@ pub struct Collected {
 pub struct CollectedRepository {
     /// Its name in references.
     pub repository: String,
+    /// Is it of a component that is gone, and known from an earlier version of the lock alone?
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub former: bool,
     /// What was decided.
     #[serde(flatten)]
     pub plan: Plan,
-    /// Why fewer were deleted than planned.
+    /// Why fewer were deleted than planned, or nothing was looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<String>,
 }
@@ -70,9 +74,11 @@ impl Pipeline {
             roots.keep(value)?;
         }
         let paths = self.repositories(&lock);
+        let former = self.former_repositories(&found.former, &paths);
         self.protect_sources(lock, &mut roots).await?;
         self.needs_running_stand_in().await?;
 
+        let roots = Arc::new(roots);
         let registry = self.destination.registry(
             &self.names(),
             &self.meter,
@@ -86,25 +92,61 @@ impl Pipeline {
             ..Collected::default()
         };
         // Everything is looked at before anything goes: an answer that nobody understands stops it all.
-        let mut planned: Vec<(String, Known, Plan)> = Vec::new();
+        let mut planned: Vec<Planned> = Vec::new();
         for path in paths {
             let mut known = Known::default();
             let there = inventory::read(registry.as_ref(), &path, &roots, &mut known).await?;
-            if let Some(there) = there {
-                planned.push((path, known, decide(&there, &roots)));
+            planned.extend(there.map(|there| Planned {
+                path,
+                former: false,
+                known,
+                plan: decide(&there, &roots),
+                roots: Arc::clone(&roots),
+            }));
+        }
+        for (path, tags) in former {
+            let mut known = Known::default();
+            let there = inventory::read(registry.as_ref(), &path, &roots, &mut known).await;
+            match there {
+                Ok(None) => {}
+                Ok(Some(there)) => {
+                    let roots = Arc::new(without_others(&roots, &there, tags));
+                    planned.push(Planned {
+                        path,
+                        former: true,
+                        known,
+                        plan: decide(&there, &roots),
+                        roots,
+                    });
+                }
+                // What may be somebody else's by now may also be closed to us.
+                Err(error) => collected.repositories.push(CollectedRepository {
+                    repository: format!("{}/{path}", self.destination.registry),
+                    former: true,
+                    plan: Plan::default(),
+                    stopped: Some(error.to_string()),
+                }),
             }
         }
         let mut deleted = 0;
-        for (path, mut known, mut plan) in planned {
+        for mut item in planned {
             let mut stopped = None;
-            if request.delete && !plan.deleted.is_empty() {
-                let swept = sweep(registry.as_ref(), &path, &plan, &roots, &mut known).await?;
+            if request.delete && !item.plan.deleted.is_empty() {
+                let swept = sweep(
+                    registry.as_ref(),
+                    &item.path,
+                    &item.plan,
+                    &item.roots,
+                    &mut item.known,
+                )
+                .await?;
                 deleted += swept.deleted.len();
-                (plan.deleted, stopped) = (swept.deleted, swept.stopped);
+                (item.plan.deleted, stopped) = (swept.deleted, swept.stopped);
             }
             collected.repositories.push(CollectedRepository {
-                repository: format!("{}/{path}", self.destination.registry),
-                plan,
+                repository: format!("{}/{}", self.destination.registry, item.path),
+                former: item.former,
+                plan: item.plan,
                 stopped,
             });
         }
@@ -128,6 +170,23 @@ impl Pipeline {
             .iter()
             .map(|name| self.destination.path(name))
             .chain(before)
+            .collect()
+    }
+
+    /// Where components that are gone had their images, in the namespace of this run, and the tags that were theirs. Other
+    /// namespaces are those of other logins.
+    fn former_repositories<'former>(
+        &self,
+        former: &'former Former,
+        current: &BTreeSet<String>,
+    ) -> Vec<(String, &'former BTreeSet<String>)> {
+        let here = format!("{}/", self.destination.registry);
+        let namespace = self.destination.path("");
+        former
+            .iter()
+            .filter_map(|(repository, tags)| Some((repository.strip_prefix(&here)?, tags)))
+            .filter(|(path, _)| path.starts_with(&namespace) && !current.contains(*path))
+            .map(|(path, tags)| (path.to_owned(), tags))
             .collect()
     }
 
@@ -169,6 +228,26 @@ impl Pipeline {
         }
         .into())
     }
+}
+
+/// A repository that was looked at.
+struct Planned {
+    path: String,
+    former: bool,
+    known: Known,
+    plan: Plan,
+    /// What is needed of it.
+    roots: Arc<Roots>,
+}
+
+/// `roots`, and all tags of ours that are not among `own`: in a repository that this project left, they are somebody else's.
+fn without_others(roots: &Roots, there: &Inventory, own: &BTreeSet<String>) -> Roots {
+    let mut roots = roots.clone();
+    for tag in there.tags.keys().filter(|tag| !own.contains(*tag)) {
+        let reason = "no version of the lock names it".to_owned();
+        roots.tags.entry(tag.clone()).or_insert(reason);
+    }
+    roots
 }
 
 impl Collected {

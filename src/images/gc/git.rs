@@ -144,13 +144,70 @@ impl Git {
         Ok(trees)
     }
 
+    /// The versions that a file has had, by ID, in all that led to `commits`.
+    pub(super) async fn versions(
+        &self,
+        commits: &[Commit],
+        path: &str,
+    ) -> Result<Vec<String>, GcError> {
+        let commits = self.kinds(commits, "^{commit}").await?;
+        let input: String = commits
+            .iter()
+            .flatten()
+            .map(|id| format!("{id}\n"))
+            .collect();
+        if input.is_empty() {
+            return Ok(Vec::new());
+        }
+        let literal = format!(":(literal){path}");
+        let options = ["rev-list", "--full-history", "--objects", "--stdin"];
+        let arguments = [&options[..], &["--", &literal]].concat();
+        let output = self.checked(&arguments, input.as_bytes()).await?;
+        let lines = String::from_utf8_lossy(&output);
+        let versions = lines.lines().filter_map(|line| line.split_once(' '));
+        Ok(versions
+            .filter(|(_, name)| *name == path)
+            .map(|(id, _)| id.to_owned())
+            .collect())
+    }
+
+    /// What is in files of these IDs.
+    pub(super) async fn contents(&self, ids: &[String]) -> Result<Vec<Vec<u8>>, GcError> {
+        let input: String = ids.iter().map(|id| format!("{id}\n")).collect();
+        let output = self
+            .checked(&["cat-file", "--batch"], input.as_bytes())
+            .await?;
+        let mut contents = Vec::with_capacity(ids.len());
+        let mut rest = output.as_slice();
+        // Each file follows a line `ID TYPE SIZE`.
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let (head, tail) = rest.split_at(end + 1);
+            let head = String::from_utf8_lossy(head);
+            let size = head.trim_end().rsplit(' ').next();
+            let size = size.and_then(|size| size.parse::<usize>().ok());
+            let Some((content, after)) = size.and_then(|size| tail.split_at_checked(size)) else {
+                return Err(GcError::Git {
+                    command: "cat-file --batch".to_owned(),
+                    reason: head.trim_end().to_owned(),
+                });
+            };
+            contents.push(content.to_owned());
+            rest = after.strip_prefix(b"\n").unwrap_or(after);
+        }
+        Ok(contents)
+    }
+
     pub(super) async fn lines(&self, arguments: &[&str]) -> Result<Vec<String>, GcError> {
         let output = self.checked(arguments, b"").await?;
         let text = String::from_utf8_lossy(&output);
         Ok(text.lines().map(str::to_owned).collect())
     }
 
-    pub(super) async fn checked(&self, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>, GcError> {
+    pub(super) async fn checked(
+        &self,
+        arguments: &[&str],
+        input: &[u8],
+    ) -> Result<Vec<u8>, GcError> {
         let output = self.run(arguments, input).await?;
         if output.code == Some(0) {
             return Ok(output.stdout);

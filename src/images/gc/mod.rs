@@ -1,10 +1,11 @@
 //! Garbage collection by reachability: which images of this project a registry holds that nobody can need any more.
 //!
-//! [`roots`] gathers what is named in files, branches and clusters, [`inventory`] what a repository holds, [`decide`] compares
-//! both without asking anybody, and [`sweep`] deletes. Boundary: knows no cluster; what one runs is passed in as text.
+//! [`roots`] gathers what is named in files, branches and clusters, [`history`] the repositories of components that are gone,
+//! [`inventory`] what a repository holds, [`decide`] compares without asking anybody, and [`sweep`] deletes. Boundary: knows no cluster; what one runs is passed in as text.
 
 pub mod decide;
 mod git;
+pub mod history;
 pub mod inventory;
 pub mod roots;
 pub mod sweep;

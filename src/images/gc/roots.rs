@@ -12,6 +12,7 @@ use regex::bytes::Regex;
 use super::GcError;
 use super::decide::Roots;
 use super::git::{Commit, Git};
+use super::history::{self, Former};
 use crate::images::hash::{is_digest, is_input_tag};
 
 /// What is looked for, in the words that git's and Rust's regular expressions share. Before a digest, what makes an image's of it:
@@ -50,6 +51,8 @@ pub struct Sources {
     pub root: PathBuf,
     /// Files and folders that git may ignore: locks, manifests.
     pub extra: Vec<PathBuf>,
+    /// `images.lock`, whose earlier versions git may know.
+    pub lock: PathBuf,
     /// Ask git for branches, tags and stashes.
     pub git: bool,
     /// Make sure that no remote has a branch that is not here.
@@ -63,6 +66,8 @@ pub struct Found {
     pub roots: Roots,
     /// Branches, tags and other commits that were searched.
     pub commits: usize,
+    /// Where images of this project were at any time.
+    pub former: Former,
 }
 
 impl Roots {
@@ -126,6 +131,7 @@ impl Sources {
         for batch in trees.chunks(BATCH) {
             git.search_trees(batch, &mut found.roots).await?;
         }
+        found.former = history::read(&git, &commits, &self.lock).await?;
         for folder in git.worktrees().await? {
             let git = Git { folder };
             git.search_files(&["--untracked"], &[], "file", &mut found.roots)
@@ -293,7 +299,13 @@ mod tests {
         ] {
             assert!(one(before), "{before}");
         }
-        for before in ["", "\"input\": \"", "--hash=", "hash = \"", "\"context\": \""] {
+        for before in [
+            "",
+            "\"input\": \"",
+            "--hash=",
+            "hash = \"",
+            "\"context\": \"",
+        ] {
             assert!(!one(before), "{before}");
         }
     }
@@ -348,6 +360,7 @@ mod tests {
         Sources {
             root: root.to_owned(),
             extra: Vec::new(),
+            lock: root.join("images.lock"),
             git: true,
             remotes: true,
         }
@@ -463,6 +476,45 @@ mod tests {
         .await;
         let error = sources_of(&shallow).gather().await.unwrap_err();
         assert!(matches!(error, GcError::Shallow { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn every_version_of_the_lock_names_repositories() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        git(root, &["init", "--quiet"]).await;
+        let lock = |text: &str| std::fs::write(root.join("images.lock"), text).unwrap();
+        let entry = |name: &str, tag: &str| {
+            format!(
+                r#"{{"components": {{"{name}": {{"repository": "r/{name}", "tag": "{tag}"}}}}}}"#
+            )
+        };
+        let commit = ["commit", "--quiet", "--all", "--message", "x"];
+        lock(&entry("gone", "in-1"));
+        std::fs::create_dir(root.join("below")).unwrap();
+        std::fs::write(root.join("below/images.lock"), entry("other", "in-9")).unwrap();
+        git(root, &["add", "."]).await;
+        git(root, &commit).await;
+        lock(&entry("gone", "in-2"));
+        git(root, &commit).await;
+        git(root, &["checkout", "--quiet", "-b", "side"]).await;
+        lock("<<<<<<< no lock at all");
+        git(root, &commit).await;
+        lock(&entry("side", "in-3"));
+        git(root, &commit).await;
+        git(root, &["checkout", "--quiet", "main"]).await;
+        // The merge keeps nothing of the side branch's file.
+        git(root, &["merge", "--quiet", "--strategy", "ours", "side"]).await;
+        git(root, &["branch", "-D", "side"]).await;
+        git(root, &["rm", "--quiet", "images.lock"]).await;
+        git(root, &commit).await;
+        let found = sources_of(root).gather().await.unwrap();
+        let places: Vec<String> = found
+            .former
+            .iter()
+            .map(|(repository, tags)| format!("{repository} {tags:?}"))
+            .collect();
+        assert_eq!(places, [r#"r/gone {"in-1", "in-2"}"#, r#"r/side {"in-3"}"#]);
     }
 
     #[tokio::test]
