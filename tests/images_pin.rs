@@ -285,6 +285,49 @@ async fn foreign_tags_are_resolved_once_each_and_taken_back() {
 }
 
 #[tokio::test]
+async fn a_digest_that_was_written_by_hand_comes_back_after_updates() {
+    let registry = FakeRegistry::start().await;
+    let put = |bytes: &[u8]| {
+        let manifests = &mut registry.state.lock().unwrap().manifests;
+        manifests.insert("acme/redis/7".to_owned(), bytes.to_vec());
+    };
+    put(b"{\"first\": 1}");
+    let image = format!("{}/acme/redis:7", registry.address);
+    let hand = format!("{image}@{DIGEST}");
+    let other = format!("{image}@sha256:{}", "b".repeat(64));
+    // The same image in every way, and one that is right already.
+    let current = format!("{image}@{}", digest(b"{\"first\": 1}"));
+    let mixed = format!(
+        "containers:\r\n- image: '{hand}'  # by hand\r\n- image: {image}\r\n- {{image: \"{other}\"}}\r\n\
+         - image: >-\r\n    {hand}\r\n- image: {current}\r\n"
+    );
+    let bench = Bench::new(&[("k8s/a.yaml", &mixed), ("k8s/b.yaml", &pod(&hand))]);
+    let orch = async |arguments: &[&str]| {
+        let said = bench
+            .orch(&[arguments, &["--manifests", "k8s"]].concat())
+            .await;
+        assert_eq!(said.code, 0, "{}", said.error);
+    };
+    let update = ["pin", "--upstream", "--update"];
+    orch(&["pin", "--upstream"]).await;
+    assert_eq!(bench.read("k8s/b.yaml"), pod(&hand));
+    for moved in [b"{\"first\": 1}", b"{\"later\": 1}", b"{\"again\": 1}"] {
+        put(moved);
+        orch(&update).await;
+        let now = format!("{image}@{}", digest(moved));
+        assert_eq!(bench.read("k8s/b.yaml"), pod(&now));
+        let text = bench.read("k8s/a.yaml");
+        assert_eq!(text.matches(&now).count(), 5, "{text}");
+    }
+    orch(&["unpin"]).await;
+    assert_eq!(bench.read("k8s/a.yaml"), mixed);
+    assert_eq!(bench.read("k8s/b.yaml"), pod(&hand));
+    assert!(!bench.read("images.lock").contains("originals"));
+    orch(&["unpin"]).await;
+    assert_eq!(bench.read("k8s/a.yaml"), mixed);
+}
+
+#[tokio::test]
 async fn one_image_that_cannot_be_resolved_changes_no_file() {
     let registry = FakeRegistry::start().await;
     let image = |name: &str| format!("{}/acme/{name}:7", registry.address);

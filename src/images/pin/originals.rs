@@ -32,10 +32,14 @@ pub fn record(
                 .and_then(|new| new.says.as_ref())
                 .unwrap_or(&image.value);
             let kept = before.take(image, &mut keys).flatten();
-            let text = if is_pinned(&image.value) {
-                kept
+            let written = || new.map(|_| manifest.written(image).to_owned());
+            let text = if !is_pinned(&image.value) {
+                written()
+            // A component's digest that nobody remembers was pinned by another lock's orch, a foreign one by hand.
+            } else if ours.component_of(&image.value).is_none() {
+                kept.or_else(written)
             } else {
-                new.map(|_| manifest.written(image).to_owned())
+                kept
             };
             Original {
                 image: keys.of(value),
