@@ -132,7 +132,13 @@ impl Sources {
             git.search_trees(batch, &mut found.roots).await?;
         }
         found.former = history::read(&git, &commits, &self.lock).await?;
-        for folder in git.worktrees().await? {
+        let worktrees = git.worktrees().await?;
+        for folder in worktrees.iter().flat_map(|folder| nested(folder)) {
+            if !worktrees.contains(&folder) {
+                walk(&folder, &mut found.roots)?;
+            }
+        }
+        for folder in worktrees {
             let git = Git { folder };
             git.search_files(&["--untracked"], &[], "file", &mut found.roots)
                 .await?;
@@ -146,12 +152,28 @@ impl Sources {
     }
 }
 
+/// The repositories inside of `folder`, clones and submodules, which git leaves out of its search. What may not be entered is none
+/// of this project's.
+fn nested(folder: &Path) -> Vec<PathBuf> {
+    let folders = walkdir::WalkDir::new(folder)
+        .min_depth(1)
+        .into_iter()
+        .filter_entry(|entry| entry.file_type().is_dir() && is_of_value(entry))
+        .filter_map(Result::ok)
+        .map(walkdir::DirEntry::into_path);
+    folders
+        .filter(|folder| folder.join(".git").exists())
+        .collect()
+}
+
+fn is_of_value(entry: &walkdir::DirEntry) -> bool {
+    entry.file_name() != ".git" && !entry.path().join(CACHE_MARK).exists()
+}
+
 /// Reads files below `path`, without git's own and caches.
 fn walk(path: &Path, roots: &mut Roots) -> Result<(), GcError> {
-    let wanted = |entry: &walkdir::DirEntry| {
-        entry.file_name() != ".git" && !entry.path().join(CACHE_MARK).exists()
-    };
-    for entry in walkdir::WalkDir::new(path).into_iter().filter_entry(wanted) {
+    let all = walkdir::WalkDir::new(path).into_iter();
+    for entry in all.filter_entry(is_of_value) {
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) if is_absent(&error) => continue,
@@ -406,11 +428,16 @@ mod tests {
         std::fs::create_dir(root.join("state/below")).unwrap();
         let kustomization = format!("images: [{{digest: \"sha256:{}\"}}]\n", hex('a'));
         std::fs::write(root.join("state/below/a.yaml"), kustomization).unwrap();
+        std::fs::create_dir_all(root.join("state/clone/deploy")).unwrap();
+        git(&root.join("state/clone"), &["init", "--quiet"]).await;
+        std::fs::write(root.join("state/clone/deploy/a.yaml"), "in-000000000012").unwrap();
         let mut sources = sources_of(&root);
         sources.extra = vec![root.join("state/images.lock"), root.join("nowhere")];
         let found = sources.gather().await.unwrap();
         let tags: Vec<&str> = found.roots.tags.keys().map(|tag| &tag[13..]).collect();
-        let expected = ["01", "02", "03", "04", "05", "06", "07", "08", "10", "11"];
+        let expected = [
+            "01", "02", "03", "04", "05", "06", "07", "08", "10", "11", "12",
+        ];
         assert_eq!(tags, expected);
         assert!(found.roots.images.contains(&format!("sha256:{}", hex('a'))));
         assert_eq!(found.roots.tags["in-000000000002"], "other pod.yaml");
