@@ -5,10 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+
 use super::bases::{self, Identity};
 use super::component::Component;
 use super::context::fingerprints::{self, short};
 use super::context::stat_cache::StatCache;
+use super::context::threads::Threads;
 use super::context::{Contents, Context, ContextError, SOURCE_DATE_EPOCH};
 use super::difference::Details;
 use super::dockerfile::{Dockerfile, DockerfileError};
@@ -126,17 +129,21 @@ pub async fn read_with(
         .iter()
         .map(|component| component.name.clone())
         .collect();
-    let tasks: Vec<_> = components
-        .iter()
-        .map(|component| {
-            let (component, names, cache) = (component.clone(), names.clone(), cache.cloned());
-            tokio::task::spawn_blocking(move || read_one(component, &names, cache.as_ref()))
-        })
-        .collect();
-    let mut sources = Vec::new();
-    for task in tasks {
-        sources.push(task.await.map_err(|_| InputError::Interrupted)??);
-    }
+    let tasks = components.iter().map(|component| {
+        let (component, names, cache) = (component.clone(), names.clone(), cache.cloned());
+        async move {
+            let seat = Threads::shared().seat().await;
+            let read = move || {
+                // It is taken for as long as the work goes on, also where nobody waits for that any more.
+                let _seat = seat;
+                read_one(component, &names, cache.as_ref())
+            };
+            let read = tokio::task::spawn_blocking(read).await;
+            read.map_err(|_| InputError::Interrupted)?
+        }
+    });
+    let all = components.len().max(1);
+    let sources = stream::iter(tasks).buffered(all).try_collect().await?;
     let sources = sort(sources)?;
     same_platforms(&sources)?;
     Ok(sources)

@@ -1,13 +1,12 @@
-//! The digests of all files of a context, read by all processors at once.
+//! The digests of all files of a context, read by all processors that are free.
 //!
 //! Who reads which file is left to chance; what comes of it is not.
 
-use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
 
 use super::stat_cache::StatCache;
+use super::threads::{More, Threads};
 use super::{CHUNK, Context, ContextError, Entry, Kind, NO_DIGEST, read_file, record, records};
 use crate::images::hash::Sha256Digest;
 
@@ -113,22 +112,10 @@ fn read_files(
     bytes: u64,
 ) -> Result<Vec<(usize, [u8; 32])>, ContextError> {
     let worth = indexes.len() / (BATCH * 2) + usize::try_from(bytes / LARGE).unwrap_or(usize::MAX);
-    let threads = worth.clamp(1, thread::available_parallelism().map_or(1, NonZero::get));
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let work = || read_some(context, indexes, &next, &stop);
-    let results: Vec<Read> = if threads == 1 {
-        vec![work()]
-    } else {
-        thread::scope(|scope| {
-            let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            let finished = running.into_iter().map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            });
-            finished.collect()
-        })
-    };
+    let results = Threads::shared().share(worth, |more| {
+        read_some(context, indexes, &next, &stop, more)
+    });
     let mut read = Vec::with_capacity(indexes.len());
     let mut first: Option<(usize, ContextError)> = None;
     for result in results {
@@ -147,7 +134,13 @@ fn read_files(
 }
 
 /// One thread's share: what it gets hold of until there is no more.
-fn read_some(context: &Context, indexes: &[usize], next: &AtomicUsize, stop: &AtomicBool) -> Read {
+fn read_some(
+    context: &Context,
+    indexes: &[usize],
+    next: &AtomicUsize,
+    stop: &AtomicBool,
+    more: &mut More<'_>,
+) -> Read {
     let mut read = Vec::new();
     let mut buffer = vec![0; CHUNK];
     while !stop.load(Ordering::Relaxed) {
@@ -156,6 +149,7 @@ fn read_some(context: &Context, indexes: &[usize], next: &AtomicUsize, stop: &At
         let Some(batch) = indexes.get(start..end).filter(|batch| !batch.is_empty()) else {
             break;
         };
+        more();
         for index in batch {
             let Some(Entry {
                 path,

@@ -10,6 +10,7 @@ pub mod fingerprints;
 pub mod ignore;
 pub mod stage;
 pub mod stat_cache;
+pub mod threads;
 mod walk;
 
 use std::fs::{File, Metadata};
@@ -190,7 +191,7 @@ impl Context {
         sizes.fold((0, 0), |(bytes, files), size| (bytes + size, files + 1))
     }
 
-    /// Reads all files, on all processors, except those that `cache` knows. The answer does not depend on either.
+    /// Reads all files, on all processors that are free, except those that `cache` knows. The answer does not depend on either.
     pub fn contents(&self, cache: Option<&StatCache>) -> Result<Contents, ContextError> {
         contents::read(self, cache)
     }

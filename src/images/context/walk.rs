@@ -1,20 +1,20 @@
-//! Lists a folder the way Docker's client does before it sends one. Folders are read by all processors at once.
+//! Lists a folder the way Docker's client does before it sends one. Folders are read by all processors that are free.
 
 use std::collections::HashSet;
 use std::fs;
-use std::num::NonZero;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use super::ignore::{Matcher, ParentMatches};
+use super::threads::{More, Threads};
 use super::{ContextError, Entry, Kind, Stamp};
 
 /// With fewer folders than this waiting, a second thread costs more than it gives.
 const WORTH_A_THREAD: usize = 8;
 
 /// A folder that is still to be read.
+#[derive(Default)]
 struct Folder {
     /// Below the root, with `/`; empty for the root itself.
     path: String,
@@ -32,28 +32,16 @@ struct Found {
 /// Every entry below `root` that `matcher` lets through, sorted by path.
 pub(super) fn walk(root: &Path, matcher: &Matcher) -> Result<Vec<Entry>, ContextError> {
     let mut found = Found::default();
-    let mut waiting = vec![Folder {
-        path: String::new(),
-        matches: ParentMatches::default(),
-    }];
+    let mut waiting = vec![Folder::default()];
     while waiting.len() < WORTH_A_THREAD {
         let Some(folder) = waiting.pop() else {
             return Ok(sorted(found));
         };
         read_folder(root, &folder, matcher, &mut found, &mut waiting)?;
     }
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let queue = Queue::new(waiting);
-    let results: Vec<Result<Found, ContextError>> = thread::scope(|scope| {
-        let running: Vec<_> = (0..threads)
-            .map(|_| scope.spawn(|| queue.work(root, matcher)))
-            .collect();
-        let finished = running.into_iter().map(|thread| {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        finished.collect()
+    let results = queue.empty(Threads::shared(), |folder, found, below| {
+        read_folder(root, folder, matcher, found, below)
     });
     for result in results {
         let Found { entries, ways } = result?;
@@ -182,6 +170,26 @@ struct State {
     failed: bool,
 }
 
+/// A folder in the hands of a thread. The others wait for what is below it, so that they must hear of it even if this thread
+/// ends by an error or a panic.
+struct Taken<'q> {
+    queue: &'q Queue,
+    folder: Folder,
+    below: Vec<Folder>,
+    is_read: bool,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let mut state = self.queue.state();
+        state.busy -= 1;
+        state.failed |= !self.is_read;
+        state.waiting.append(&mut self.below);
+        drop(state);
+        self.queue.changed.notify_all();
+    }
+}
+
 impl Queue {
     fn new(waiting: Vec<Folder>) -> Self {
         Self {
@@ -198,24 +206,31 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reads all folders. Gives what each thread found, or where it failed.
+    fn empty(
+        &self,
+        threads: &Threads,
+        read: impl Fn(&Folder, &mut Found, &mut Vec<Folder>) -> Result<(), ContextError> + Sync,
+    ) -> Vec<Result<Found, ContextError>> {
+        threads.share(usize::MAX, |more| self.work(more, &read))
+    }
+
     /// Reads folders until none waits and nobody can bring one.
-    fn work(&self, root: &Path, matcher: &Matcher) -> Result<Found, ContextError> {
+    fn work(
+        &self,
+        more: &mut More<'_>,
+        read: impl Fn(&Folder, &mut Found, &mut Vec<Folder>) -> Result<(), ContextError>,
+    ) -> Result<Found, ContextError> {
         let mut found = Found::default();
-        while let Some(folder) = self.take() {
-            let mut below = Vec::new();
-            let result = read_folder(root, &folder, matcher, &mut found, &mut below);
-            let mut state = self.state();
-            state.busy -= 1;
-            state.failed |= result.is_err();
-            state.waiting.extend(below);
-            drop(state);
-            self.changed.notify_all();
-            result?;
+        while let Some(mut taken) = self.take() {
+            more();
+            read(&taken.folder, &mut found, &mut taken.below)?;
+            taken.is_read = true;
         }
         Ok(found)
     }
 
-    fn take(&self) -> Option<Folder> {
+    fn take(&self) -> Option<Taken<'_>> {
         let mut state = self.state();
         loop {
             if state.failed {
@@ -223,7 +238,12 @@ impl Queue {
             }
             if let Some(folder) = state.waiting.pop() {
                 state.busy += 1;
-                return Some(folder);
+                return Some(Taken {
+                    queue: self,
+                    folder,
+                    below: Vec::new(),
+                    is_read: false,
+                });
             }
             if state.busy == 0 {
                 return None;
@@ -233,5 +253,33 @@ impl Queue {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_in_one_thread_does_not_leave_the_others_waiting() {
+        let (alive, ended) = channel::<()>();
+        let walking = thread::spawn(move || {
+            let _alive = alive;
+            // The only folder is in the hands of the thread that panics; the other can but wait.
+            let queue = Queue::new(vec![Folder::default()]);
+            queue
+                .empty(&Threads::new(2), |_, _, _| panic!("as asked"))
+                .len()
+        });
+        let patience = Duration::from_secs(20);
+        assert_eq!(
+            ended.recv_timeout(patience),
+            Err(RecvTimeoutError::Disconnected)
+        );
+        assert!(walking.join().is_err());
     }
 }
