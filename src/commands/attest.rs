@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::images::{Text, coded};
+use super::images_exit::coded;
+use super::images_text::Text;
 use crate::cli::attest::{AttestArgs, AttestOptions, VerifyArgs};
 use crate::cli::images::ImagesCommand;
 use crate::exit::{Exit, WithExit as _};

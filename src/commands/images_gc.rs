@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::images::ImageSettings;
+use super::images_settings::ImageSettings;
 use crate::cli::images::GcArgs;
 use crate::exit::{Exit, WithExit as _};
 use crate::images::execute::collect::{Collected, Request};

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::images::Text;
+use super::images_text::Text;
 use crate::cli::images::HashArgs;
 use crate::images::context::stat_cache::StatCache;
 use crate::images::context::{Context, ContextError};

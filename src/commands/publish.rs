@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Context;
-use super::images::{Choice, ImageSettings, exit_of, pipeline};
+use super::images_exit::coded_while;
+use super::images_settings::{self, Choice, ImageSettings, pipeline};
 use crate::cli::images::{ImagesArgs, ImagesCommand};
 use crate::config::Registry;
 use crate::config::images::{Images, ImagesOnly};
 use crate::exit::{Exit, WithExit as _};
-use crate::images::ImageError;
 use crate::images::attest::Attest;
 use crate::images::attest::key::KeyFile;
 use crate::images::component::Definition;
@@ -153,20 +153,13 @@ fn definitions(images: &Images, root: &Path) -> Vec<Definition> {
         .collect()
 }
 
-fn coded<T>(result: Result<T, ImageError>, doing: &str) -> anyhow::Result<T> {
-    result.or_else(|error| {
-        let exit = exit_of(&error);
-        Err(error).exit(exit, doing)
-    })
-}
-
 fn make(
     context: &Context,
     choice: Choice,
     reporter: Arc<dyn Reporter>,
 ) -> anyhow::Result<Pipeline> {
     let pipeline = pipeline(&settings(context), choice, &[], false, reporter);
-    coded(pipeline, "preparing the images")
+    coded_while("preparing the images", pipeline)
 }
 
 /// `orch images ...`.
@@ -195,14 +188,14 @@ pub(super) async fn run_alone(
 /// The images step of `create`: build, push, pin.
 pub(super) async fn push(context: &Context, step: Arc<Step>) -> anyhow::Result<Report> {
     let pipeline = make(context, Choice::default(), step)?;
-    coded(pipeline.push(true).await, "building and pushing the images")
+    coded_while("building and pushing the images", pipeline.push(true).await)
 }
 
 /// What [`push`] would do, a line a component.
 pub(super) async fn plan(context: &Context) -> anyhow::Result<Vec<String>> {
     let step = context.ui.step("images");
     let pipeline = make(context, Choice::default(), step)?;
-    let steps = coded(pipeline.plan(Rehearsal::Pin).await, "planning the images")?;
+    let steps = coded_while("planning the images", pipeline.plan(Rehearsal::Pin).await)?;
     Ok(steps
         .iter()
         .map(|step| {
@@ -224,7 +217,7 @@ pub(super) async fn node_image(
         ..Choice::default()
     };
     let pipeline = make(context, choice, reporter)?;
-    let tags = coded(pipeline.build().await, "building the node image")?;
+    let tags = coded_while("building the node image", pipeline.build().await)?;
     let Some(tag) = tags.get(NODE_COMPONENT) else {
         return Ok(());
     };
@@ -236,18 +229,8 @@ pub(super) async fn node_image(
 }
 
 fn destination(context: &Context) -> anyhow::Result<Destination> {
-    let settings = settings(context);
-    let stand_in = crate::images::registry::stand_in::StandIn {
-        cluster: settings.cluster.clone(),
-        port: settings.stand_in_port,
-    };
-    let destination = Destination::choose(
-        &settings.registry,
-        settings.namespace.as_deref(),
-        false,
-        stand_in,
-    );
-    coded(destination, "choosing the registry")
+    let destination = images_settings::destination(&settings(context), false, false);
+    coded_while("choosing the registry", destination)
 }
 
 /// Whether images go to the registry that stands in for Docker Hub.
@@ -291,7 +274,7 @@ pub(super) async fn start_registry(context: &Context) -> anyhow::Result<()> {
         Choice::default(),
         Arc::clone(&step) as Arc<dyn Reporter>,
     )?;
-    coded(pipeline.start_stand_in().await, "starting the registry")?;
+    coded_while("starting the registry", pipeline.start_stand_in().await)?;
     attach_registry(context).await?;
     step.done("answers");
     Ok(())
