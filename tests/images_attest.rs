@@ -6,11 +6,6 @@
     reason = "a test that cannot go on has failed"
 )]
 
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "shared with the tests of pushing, which use more of it"
-)]
 mod images_fake;
 mod images_registry;
 

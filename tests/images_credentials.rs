@@ -2,17 +2,13 @@
 //! ever shown.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "shared with the tests of pushing, which use more of it"
-)]
 mod images_fake;
+mod images_project;
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 
 use images_fake::{FakeRegistry, FaultKind};
+use images_project::{Project, said};
 
 /// In every credential here.
 const SECRET: &str = "hush-hush";
@@ -21,7 +17,7 @@ const LOGIN: &str = "bWU6aHVzaC1odXNo";
 
 struct Bench {
     registry: FakeRegistry,
-    folder: tempfile::TempDir,
+    project: Project,
 }
 
 struct Answer {
@@ -35,19 +31,10 @@ impl Bench {
         let registry = FakeRegistry::start().await;
         let nobody = "nobody has this".to_owned();
         registry.state.lock().unwrap().tokens.insert(nobody);
-        let bench = Self {
+        Self {
             registry,
-            folder: tempfile::tempdir().unwrap(),
-        };
-        bench.write("Dockerfiles/app/Dockerfile", "FROM scratch\n");
-        bench
-    }
-
-    fn write(&self, path: &str, text: &str) -> PathBuf {
-        let path = self.folder.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, text).unwrap();
-        path
+            project: Project::of_one_component(),
+        }
     }
 
     /// A credential helper that answers to this registry's name with `answer`, and to any other with an error.
@@ -57,7 +44,9 @@ impl Bench {
              [ \"$server\" = {} ] || {{ echo 'credentials not found in native keychain'; exit 1; }}\n{answer}\n",
             self.registry.address
         );
-        let path = self.write(&format!("bin/docker-credential-{name}"), &script);
+        let path = self
+            .project
+            .write(&format!("bin/docker-credential-{name}"), &script);
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
     }
 
@@ -69,27 +58,23 @@ impl Bench {
     /// Runs a command of `orch images`, and makes sure that nothing secret is shown.
     async fn orch(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Answer {
         let path = std::env::var("PATH").unwrap();
-        let path = format!("{}:{path}", self.folder.path().join("bin").display());
+        let path = format!("{}:{path}", self.project.path().join("bin").display());
         let mut text = String::new();
         let mut code = 0;
         for output in ["plain", "json"] {
-            let done = tokio::process::Command::new(assert_cmd::cargo::cargo_bin("orch"))
-                .args(["--output", output, "images"])
-                .args(arguments)
+            let mut orch = self.project.orch(&["--output", output, "images"]);
+            orch.args(arguments)
                 .args(["--registry", &self.registry.address, "--namespace", "me"])
-                .current_dir(self.folder.path())
                 .env_clear()
                 .env("PATH", &path)
-                .env("HOME", self.folder.path().join("home"))
-                .env("ORCH_CACHE", self.folder.path().join("cache"))
+                .env("HOME", self.project.path().join("home"))
+                .env("ORCH_CACHE", self.project.path().join("cache"))
                 .env("RUST_LOG", "trace")
                 .env("RUST_BACKTRACE", "full")
-                .envs(environment.iter().copied())
-                .output()
-                .await
-                .unwrap();
+                .envs(environment.iter().copied());
+            let done = tokio::process::Command::from(orch).output().await.unwrap();
             code = done.status.code().unwrap();
-            text += &String::from_utf8([done.stdout, done.stderr].concat()).unwrap();
+            text += &said(&done);
         }
         for secret in [SECRET, LOGIN] {
             assert!(!text.contains(secret), "{text}");
@@ -109,7 +94,7 @@ impl Bench {
 
     fn config(&self, path: &str, rest: &str) {
         let text = rest.replace("REGISTRY", &self.registry.address);
-        self.write(path, &text);
+        self.project.write(path, &text);
     }
 }
 
@@ -130,7 +115,7 @@ async fn a_login_is_found_in_dockers_and_podmans_files() {
     for (path, variable) in places {
         let bench = Bench::new().await;
         bench.config(path, &entry);
-        let value = |relative: &str| bench.folder.path().join(relative).display().to_string();
+        let value = |relative: &str| bench.project.path().join(relative).display().to_string();
         let variable = variable.map(|(name, relative)| (name, value(relative)));
         let environment: Vec<(&str, &str)> = variable
             .iter()
@@ -242,7 +227,7 @@ async fn a_helper_that_fails_is_named_and_its_words_are_not_repeated() {
 #[tokio::test]
 async fn a_check_without_a_network_asks_no_helper() {
     let bench = Bench::new().await;
-    let asked = bench.folder.path().join("asked");
+    let asked = bench.project.path().join("asked");
     bench.helper("store", &format!("touch {}; exit 7", asked.display()));
     bench.config("home/.docker/config.json", r#"{"credsStore": "store"}"#);
     // 10: the sources were never pushed.

@@ -5,19 +5,15 @@
     reason = "a test that cannot go on has failed"
 )]
 
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "shared with the tests of foreign projects, which use more of it"
-)]
+mod images_project;
 mod images_registry;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use images_project::{Project, said};
 use images_registry::RealRegistry;
 use orch::images::engine::Engine;
 use orch::images::registry::http::{Endpoint, HttpRegistry};
@@ -54,7 +50,7 @@ async fn upload(client: &HttpRegistry, repository: &str, content: Bytes) -> Blob
 struct Bench {
     registry: RealRegistry,
     client: HttpRegistry,
-    folder: tempfile::TempDir,
+    project: Project,
 }
 
 impl Bench {
@@ -69,18 +65,10 @@ impl Bench {
         let bench = Self {
             registry,
             client,
-            folder: tempfile::tempdir().unwrap(),
+            project: Project::of_one_component(),
         };
-        bench.write("Dockerfiles/app/Dockerfile", "FROM scratch\n");
         bench.git(&["init", "--quiet"]);
         bench
-    }
-
-    fn write(&self, path: &str, text: &str) -> PathBuf {
-        let path = self.folder.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, text).unwrap();
-        path
     }
 
     fn git(&self, arguments: &[&str]) {
@@ -88,7 +76,7 @@ impl Bench {
             .args(["-c", "user.name=a", "-c", "user.email=a@b"])
             .args(["-c", "init.defaultBranch=main"])
             .args(arguments)
-            .current_dir(self.folder.path())
+            .current_dir(self.project.path())
             .output()
             .unwrap();
         assert!(output.status.success(), "{arguments:?}: {output:?}");
@@ -170,25 +158,19 @@ impl Bench {
     }
 
     fn gc(&self, arguments: &[&str]) -> Output {
-        gc(self.folder.path(), &self.registry.address, arguments)
+        gc(&self.project, &self.registry.address, arguments)
     }
 }
 
-fn gc(folder: &Path, registry: &str, arguments: &[&str]) -> Output {
-    Command::new(assert_cmd::cargo::cargo_bin("orch"))
-        .args(["images", "gc", "--registry", registry, "--namespace", "me"])
+fn gc(project: &Project, registry: &str, arguments: &[&str]) -> Output {
+    project
+        .orch(&["images", "gc", "--registry", registry])
+        .args(["--namespace", "me"])
         .args(arguments)
-        .current_dir(folder)
-        .env_remove("ORCH_FILE")
-        .env_remove("DOCKER_HUB_USERNAME")
-        .env("DOCKER_CONFIG", folder)
-        .env("ORCH_CACHE", folder.join(".git/cache"))
+        // Where no commit takes it along.
+        .env("ORCH_CACHE", project.path().join(".git/cache"))
         .output()
         .unwrap()
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8([output.stdout.clone(), output.stderr.clone()].concat()).unwrap()
 }
 
 /// As much of an API server as listing needs: one pod that runs `image`, in every list.
@@ -247,17 +229,19 @@ async fn exactly_the_unreachable_goes_and_nothing_before_it_is_asked_for() {
     let old_part = bench.image(11, "").await;
     let old_index = bench.index(&[&old_part, &part], &tag(12)).await;
 
-    bench.write(
+    bench.project.write(
         "Manifests/pod.yaml",
         &format!("image: me/app@{pinned}\n---\nimage: me/app@{index}\n"),
     );
     bench.commit();
     bench.git(&["checkout", "--quiet", "-b", "other"]);
-    bench.write("chart/values.txt", &format!("tag: {}\n", tag(2)));
+    bench
+        .project
+        .write("chart/values.txt", &format!("tag: {}\n", tag(2)));
     bench.commit();
     bench.git(&["checkout", "--quiet", "main"]);
     let cluster = api_server(format!("me/app@{running}")).await;
-    let cluster = bench.write(".git/cluster", &kubeconfig(&cluster));
+    let cluster = bench.project.write(".git/cluster", &kubeconfig(&cluster));
     let asked = [
         "--kubeconfig",
         cluster.to_str().unwrap(),
@@ -268,7 +252,7 @@ async fn exactly_the_unreachable_goes_and_nothing_before_it_is_asked_for() {
     let before = bench.tags().await;
     assert_eq!(before.len(), 12, "{before:?}");
     let plan = bench.gc(&[&asked[..], &["--output", "json"]].concat());
-    assert!(plan.status.success(), "{}", text(&plan));
+    assert!(plan.status.success(), "{}", said(&plan));
     assert_eq!(bench.tags().await, before, "a plan deletes nothing");
     let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
     assert_eq!(plan["dry_run"], true);
@@ -282,7 +266,7 @@ async fn exactly_the_unreachable_goes_and_nothing_before_it_is_asked_for() {
     assert_eq!(listed, expected.into_iter().map(String::as_str).collect());
 
     let deleted = bench.gc(&[&asked[..], &["--delete"]].concat());
-    assert!(deleted.status.success(), "{}", text(&deleted));
+    assert!(deleted.status.success(), "{}", said(&deleted));
     let gone: BTreeSet<String> = before.difference(&bench.tags().await).cloned().collect();
     assert_eq!(gone, BTreeSet::from([tag(3), tag(6), tag(12), signature]));
     for digest in [&pinned, &latest, &part, &index, &running] {
@@ -293,9 +277,9 @@ async fn exactly_the_unreachable_goes_and_nothing_before_it_is_asked_for() {
     }
     let again = bench.gc(&[&asked[..], &["--delete"]].concat());
     assert!(
-        text(&again).contains("deleted 0 images"),
+        said(&again).contains("deleted 0 images"),
         "{}",
-        text(&again)
+        said(&again)
     );
 }
 
@@ -311,32 +295,32 @@ async fn what_kustomize_helm_and_ignored_files_name_keeps_its_parts_and_signatur
     bench.image(4, &signature).await;
     bench.image(5, &tag(5)).await;
     bench.image(6, &tag(6)).await;
-    bench.write(
+    bench.project.write(
         "deploy/kustomization.yaml",
         &format!(
             "images:\n- name: app\n  newName: me/app\n  digest: {}\n",
             indexes[0]
         ),
     );
-    bench.write(
+    bench.project.write(
         "deploy/values.yaml",
         &format!("web: {{image: {{digest: '{}'}}}}\n", indexes[1]),
     );
-    bench.write(".gitignore", "rendered\n");
+    bench.project.write(".gitignore", "rendered\n");
     bench.commit();
     let all = [
         format!("{{\"spec\": {{\"digest\":\"{}\"}}}}\n", indexes[2]),
         format!("image: me/app:{}\n", tag(5)),
         format!("building me/app:{}\n", tag(6)),
     ];
-    bench.write("rendered/pod.json", &all[0]);
-    bench.write("rendered/deep/pod.yml", &all[1]);
-    bench.write("rendered/build.log", &all[2]);
+    bench.project.write("rendered/pod.json", &all[0]);
+    bench.project.write("rendered/deep/pod.yml", &all[1]);
+    bench.project.write("rendered/build.log", &all[2]);
     let before = bench.tags().await;
     let deleted = bench.gc(&["--delete", "--no-cluster"]);
-    assert!(deleted.status.success(), "{}", text(&deleted));
+    assert!(deleted.status.success(), "{}", said(&deleted));
     let gone: BTreeSet<String> = before.difference(&bench.tags().await).cloned().collect();
-    assert_eq!(gone, BTreeSet::from([tag(6)]), "{}", text(&deleted));
+    assert_eq!(gone, BTreeSet::from([tag(6)]), "{}", said(&deleted));
     for index in indexes {
         assert!(bench.has(&index).await, "{index} is needed");
     }
@@ -354,18 +338,20 @@ async fn a_component_that_is_gone_is_found_by_an_earlier_lock_and_others_images_
         let entry = json!({"repository": format!("{address}/{repository}"), "tag": tag(number),
             "digest": "sha256:0", "input": "sha256:0"});
         let lock = json!({"version": 1, "components": {"old": entry}});
-        bench.write("images.lock", &lock.to_string());
+        bench.project.write("images.lock", &lock.to_string());
         bench.commit();
     };
     lock("other/old", 1);
     lock("me/old", 1);
     lock("me/old", 2);
-    bench.write("images.lock", "{\"version\": 1}");
-    bench.write("keep/pod.yaml", &format!("image: me/old:{}\n", tag(2)));
+    bench.project.write("images.lock", "{\"version\": 1}");
+    bench
+        .project
+        .write("keep/pod.yaml", &format!("image: me/old:{}\n", tag(2)));
     bench.commit();
 
     let plan = bench.gc(&["--output", "json"]);
-    assert!(plan.status.success(), "{}", text(&plan));
+    assert!(plan.status.success(), "{}", said(&plan));
     let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
     let [old] = plan["repositories"].as_array().unwrap().as_slice() else {
         panic!("{plan}");
@@ -376,11 +362,11 @@ async fn a_component_that_is_gone_is_found_by_an_earlier_lock_and_others_images_
     assert_eq!(bench.tags_in("me/old").await.len(), 3);
 
     let deleted = bench.gc(&["--delete", "--no-cluster"]);
-    let said = text(&deleted);
-    assert!(deleted.status.success(), "{said}");
+    let text = said(&deleted);
+    assert!(deleted.status.success(), "{text}");
     assert!(
-        said.contains("/me/old: no component has this name any more\n"),
-        "{said}"
+        text.contains("/me/old: no component has this name any more\n"),
+        "{text}"
     );
     assert_eq!(
         bench.tags_in("me/old").await,
@@ -388,48 +374,44 @@ async fn a_component_that_is_gone_is_found_by_an_earlier_lock_and_others_images_
     );
     assert_eq!(bench.tags_in("other/old").await.len(), 1);
     let blind = bench.gc(&["--no-git"]);
-    assert!(!text(&blind).contains("/me/old"), "{}", text(&blind));
+    assert!(!said(&blind).contains("/me/old"), "{}", said(&blind));
 }
 
 #[test]
 fn what_cannot_be_known_is_refused_before_anything_is_asked() {
-    let folder = tempfile::tempdir().unwrap();
-    let docker = folder.path().join("Dockerfiles/app");
-    std::fs::create_dir_all(&docker).unwrap();
-    std::fs::write(docker.join("Dockerfile"), "FROM scratch\n").unwrap();
+    let project = Project::of_one_component();
     // Nobody listens there: an answer other than these would be exit 7.
     let nobody = "127.0.0.1:1";
-    let output = gc(folder.path(), nobody, &["--delete", "--no-cluster"]);
-    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
-    assert!(text(&output).contains("--no-git"), "{}", text(&output));
+    let output = gc(&project, nobody, &["--delete", "--no-cluster"]);
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    assert!(said(&output).contains("--no-git"), "{}", said(&output));
 
-    let output = gc(folder.path(), nobody, &["--no-git", "--delete"]);
-    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
-    assert!(text(&output).contains("--kubeconfig"), "{}", text(&output));
+    let output = gc(&project, nobody, &["--no-git", "--delete"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("--kubeconfig"), "{}", said(&output));
 
-    let cluster = folder.path().join("cluster");
-    std::fs::write(&cluster, kubeconfig("127.0.0.1:1")).unwrap();
+    let cluster = project.write("cluster", &kubeconfig("127.0.0.1:1"));
     let silent = ["--no-git", "--kubeconfig", cluster.to_str().unwrap()];
-    let output = gc(folder.path(), nobody, &silent);
-    assert_eq!(output.status.code(), Some(8), "{}", text(&output));
-    assert!(text(&output).contains("--no-cluster"), "{}", text(&output));
+    let output = gc(&project, nobody, &silent);
+    assert_eq!(output.status.code(), Some(8), "{}", said(&output));
+    assert!(said(&output).contains("--no-cluster"), "{}", said(&output));
 
-    let output = gc(folder.path(), nobody, &["--no-git", "--protect", "latest"]);
-    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    let output = gc(&project, nobody, &["--no-git", "--protect", "latest"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_deletes_nothing_is_named_with_a_way_out() {
     let bench = Bench::new_with(&["--env", "REGISTRY_STORAGE_DELETE_ENABLED=false"]);
     bench.image(1, &tag(1)).await;
-    bench.write("README", "nothing");
+    bench.project.write("README", "nothing");
     bench.commit();
     let output = bench.gc(&["--delete", "--no-cluster"]);
-    assert_eq!(output.status.code(), Some(7), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(7), "{}", said(&output));
     assert!(
-        text(&output).contains("storage.delete.enabled"),
+        said(&output).contains("storage.delete.enabled"),
         "{}",
-        text(&output)
+        said(&output)
     );
     assert_eq!(bench.tags().await.len(), 1);
 }

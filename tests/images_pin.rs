@@ -2,11 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "shared with the tests of the library, which use more of it"
-)]
 mod images_fake;
 
 use std::collections::BTreeMap;

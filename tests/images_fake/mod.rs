@@ -3,6 +3,8 @@
 //! Speaks as much of the distribution specification over HTTP/1.1 as pushing needs, and keeps to its rules: an unknown blob in
 //! a manifest, a wrong digest and a missing token are refused.
 
+#![allow(dead_code, reason = "each test uses its part of it")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 

@@ -1,5 +1,7 @@
 //! The real registry for tests: this repository's own `registry` image in a container that goes when the test ends.
 
+#![allow(dead_code, reason = "each test uses its part of it")]
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -21,21 +23,35 @@ impl RealRegistry {
 
     /// With further options of `docker run`.
     pub(crate) fn start_with(options: &[&str]) -> Self {
+        Self::start_on("127.0.0.1", options)
+    }
+
+    /// Listening on this address of the host.
+    pub(crate) fn start_on(host: &str, options: &[&str]) -> Self {
         let image = image();
-        let container = run(Command::new("docker")
-            .args(["run", "--detach", "--rm", "--publish", "127.0.0.1:0:5000"])
-            .args(options)
-            .arg(&image));
-        let port = run(Command::new("docker").args(["port", &container, "5000/tcp"]));
+        let publish = format!("{host}:0:5000");
+        let container = docker(
+            &[
+                &["run", "--detach", "--rm", "--publish", &publish],
+                options,
+                &[&image],
+            ]
+            .concat(),
+        );
+        let address = docker(&["port", &container, "5000/tcp"]);
         let registry = Self {
             server: Server::Container(container),
-            address: port.replace("0.0.0.0", "127.0.0.1"),
+            address,
         };
         for _ in 0..200 {
-            let address: &str = &registry.address;
-            if std::net::TcpStream::connect(address).is_ok()
-                && registry.get("/v2/", "*/*").is_some()
-            {
+            // The engine's proxy accepts before the registry listens; only the registry answers, if only with a refusal to speak
+            // in the clear.
+            let probe = Command::new("curl")
+                .args(["--silent", "--noproxy", "*", "--http0.9", "--max-time", "2"])
+                .arg(format!("http://{}/v2/", registry.address))
+                .output()
+                .unwrap();
+            if probe.status.success() {
                 return registry;
             }
             std::thread::sleep(std::time::Duration::from_millis(50));
@@ -100,6 +116,11 @@ impl Drop for RealRegistry {
             }
         }
     }
+}
+
+/// What `docker` says when it does what it is asked for.
+pub(crate) fn docker(arguments: &[&str]) -> String {
+    run(Command::new("docker").args(arguments))
 }
 
 fn run(command: &mut Command) -> String {
