@@ -1,4 +1,4 @@
-//! Images for several platforms: the index, and programs that it cannot run.
+//! Images for several platforms: the index, what this host runs of them, and programs that it cannot run.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,9 +11,14 @@ mod images_registry;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use images_project::{Foreign, said};
-use images_registry::RealRegistry;
+use images_registry::{RealRegistry, docker};
+use orch::commands::images::build_for_host;
+use orch::commands::images_settings::ImageSettings;
+use orch::images::component::{Definition, host_platform};
+use orch::images::event::Recorder;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -127,4 +132,40 @@ fn a_program_of_another_architecture_is_refused_with_the_way_out() {
     assert_eq!(output.status.code(), Some(6), "{text}");
     assert!(text.contains("qemu-user-static"), "{text}");
     assert!(text.contains("linux/s390x"), "{text}");
+}
+
+#[tokio::test]
+async fn what_runs_on_this_host_is_its_own_platforms_image() {
+    let project = Foreign::new(
+        "host",
+        &[(
+            "machine/Dockerfile",
+            "FROM scratch\nARG TARGETARCH\nLABEL for=$TARGETARCH\nCOPY Dockerfile /\n",
+        )],
+    );
+    let settings = ImageSettings {
+        dockerfiles: project.path().to_owned(),
+        lock: project.path().join("images.lock"),
+        cache: project.path().join(".cache"),
+        bases: project.path().join(".cache"),
+        registry: "localhost:1".to_owned(),
+        namespace: Some(project.namespace.clone()),
+        definitions: vec![Definition {
+            name: "machine".to_owned(),
+            platforms: ["amd64", "arm64", "s390x"]
+                .map(|name| format!("linux/{name}"))
+                .into(),
+            ..Definition::default()
+        }],
+        ..ImageSettings::default()
+    };
+    let recorder = Arc::new(Recorder::default());
+    let tag = build_for_host(&settings, "machine", recorder)
+        .await
+        .unwrap();
+    let format = "{{.Os}}/{{.Config.Labels.for}}";
+    assert_eq!(
+        docker(&["image", "inspect", "--format", format, &tag]),
+        host_platform()
+    );
 }

@@ -12,6 +12,8 @@ use super::{images_reproduce, images_why};
 use crate::cli::images::{ImagesArgs, ImagesCommand};
 use crate::exit::Exit;
 use crate::images::ImageError;
+use crate::images::component::host_platform;
+use crate::images::engine::build::BuildError;
 use crate::images::event::Reporter;
 use crate::images::execute::{PinChoice, Rehearsal};
 use crate::ui::Ui;
@@ -32,6 +34,23 @@ pub async fn run(
         ui.result(text.plain.trim_end());
     }
     Ok(exit)
+}
+
+/// Builds a component for this host, whatever platforms its image is for otherwise, and gives its name in the engine.
+pub async fn build_for_host(
+    settings: &ImageSettings,
+    name: &str,
+    reporter: Arc<dyn Reporter>,
+) -> Result<String, ImageError> {
+    let choice = Choice {
+        names: vec![name.to_owned()],
+        ..Choice::default()
+    };
+    let pipeline = pipeline(settings, choice, &[host_platform()], false, reporter)?;
+    let component = name.to_owned();
+    let mut tags = pipeline.build().await?;
+    let tag = tags.remove(name);
+    Ok(tag.ok_or(BuildError::NoImage { component })?)
 }
 
 async fn dispatch(

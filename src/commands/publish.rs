@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Context;
+use super::images::build_for_host;
 use super::images_exit::coded_while;
 use super::images_settings::{self, Choice, ImageSettings, pipeline};
 use crate::cli::images::{ImagesArgs, ImagesCommand};
@@ -212,17 +213,10 @@ pub(super) async fn node_image(
     context: &Context,
     reporter: Arc<dyn Reporter>,
 ) -> anyhow::Result<()> {
-    let choice = Choice {
-        names: vec![NODE_COMPONENT.to_owned()],
-        ..Choice::default()
-    };
-    let pipeline = make(context, choice, reporter)?;
-    let tags = coded_while("building the node image", pipeline.build().await)?;
-    let Some(tag) = tags.get(NODE_COMPONENT) else {
-        return Ok(());
-    };
+    let built = build_for_host(&settings(context), NODE_COMPONENT, reporter).await;
+    let tag = coded_while("building the node image", built)?;
     Engine::default()
-        .run(&["tag", tag, &context.resources().node_image()])
+        .run(&["tag", &tag, &context.resources().node_image()])
         .await
         .map(|_| ())
         .exit(Exit::Machine, "tagging the node image")
