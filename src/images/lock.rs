@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::difference::Details;
-use super::file;
+use crate::files;
 
 /// Version of the file's format.
 const VERSION: u32 = 1;
@@ -165,7 +165,7 @@ impl Lock {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
-        file::replace(path, text.as_bytes()).map_err(failed)
+        files::replace(path, text.as_bytes()).map_err(failed)
     }
 }
 

@@ -18,7 +18,6 @@ pub mod dockerfile;
 pub mod engine;
 pub mod event;
 pub mod execute;
-mod file;
 pub mod gc;
 pub mod hash;
 pub mod index;

@@ -12,12 +12,12 @@ use futures::TryStreamExt;
 use futures::stream::FuturesUnordered;
 
 use super::event::{ImageEvent, Reporter};
-use super::file;
 use super::index::index;
 use super::layers::{Image, LayerStore};
 use super::registry::retry::Policy;
 use super::registry::upload::{Outcome, upload};
 use super::registry::{Blob, BlobSource, RawManifest, Registry, RegistryError};
+use crate::files;
 
 /// From this size on, in bytes, a blob nobody knows about is asked for before it is sent: the question is cheaper.
 const ASK_FROM: u64 = 1024 * 1024;
@@ -71,7 +71,7 @@ impl Knowledge {
         };
         if let Some(folder) = self.path.parent() {
             let _ = std::fs::create_dir_all(folder)
-                .and_then(|()| file::replace(&self.path, &bytes).map(|_| ()));
+                .and_then(|()| files::replace(&self.path, &bytes).map(|_| ()));
         }
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Context, Entry, Kind, Stamp};
-use crate::images::file;
+use crate::files;
 use crate::images::hash::{Records, Sha256Digest};
 
 /// Opens every cache file. A change of format is a change of these bytes.
@@ -104,7 +104,7 @@ impl StatCache {
         magic.copy_from_slice(MAGIC);
         sum.copy_from_slice(Sha256Digest::of(body).as_bytes());
         let path = self.file(context);
-        let written = fs::create_dir_all(&self.folder).and_then(|()| file::replace(&path, &bytes));
+        let written = fs::create_dir_all(&self.folder).and_then(|()| files::replace(&path, &bytes));
         if written.is_err() {
             // Half of the time a full disk: the least that can be done is not to take up room.
             let _ = fs::remove_file(path);

@@ -282,7 +282,7 @@ impl LayerStore {
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), LayerError> {
-        super::file::replace(path, bytes)
+        crate::files::replace(path, bytes)
             .map(|_| ())
             .map_err(|source| LayerError::Cache {
                 path: path.to_owned(),

@@ -28,7 +28,8 @@ pub use scan::ImageScalar;
 pub use set::Given;
 pub use upstream::Asking;
 
-use super::{ImageError, file};
+use super::ImageError;
+use crate::files;
 
 /// A manifest with its images.
 #[derive(Debug, Clone)]
@@ -395,7 +396,7 @@ pub fn write(edits: &[Edit]) -> Result<(), PinError> {
             ));
         }
         staged.push(
-            file::stage(&edit.path, edit.after.as_bytes())
+            files::stage(&edit.path, edit.after.as_bytes())
                 .map_err(|source| failed(&edit.path, source))?,
         );
     }
@@ -403,7 +404,7 @@ pub fn write(edits: &[Edit]) -> Result<(), PinError> {
         if let Err(source) = file.commit() {
             // All or none: those that were written already get their old text back.
             for done in edits.iter().take(index) {
-                file::replace(&done.path, done.before.as_bytes())
+                files::replace(&done.path, done.before.as_bytes())
                     .map_err(|source| failed(&done.path, source))?;
             }
             return Err(failed(&edit.path, source));
