@@ -5,6 +5,8 @@
 //! Ctrl-C leaves none behind: at once, or, where that would leave half a machine or half a package,
 //! in their own time, for which [`settle`] waits.
 
+mod lines;
+
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -12,10 +14,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
+use tokio::io::AsyncWriteExt;
 
-/// Lines of output that an error keeps.
-const TAIL_LINES: usize = 20;
+pub use self::lines::{Finished, Stream, read_lines};
 
 /// Why a program did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -189,7 +190,7 @@ impl Program {
     }
 
     /// Runs it and gives each line as it comes.
-    pub async fn lines(&self, mut on_line: impl FnMut(Stream, &str)) -> Result<(), RunError> {
+    pub async fn lines(&self, on_line: impl FnMut(Stream, &str)) -> Result<(), RunError> {
         let mut command = self.command();
         command
             .stdin(if self.input.is_some() {
@@ -208,32 +209,16 @@ impl Program {
             // A program that does not read all of its input says why on stderr and in its status.
             tokio::spawn(async move { stdin.write_all(&input).await });
         }
-        let (sender, mut receiver) = tokio::sync::mpsc::channel(64);
-        if let Some(stdout) = child.stdout.take() {
-            tokio::spawn(forward(Stream::Stdout, stdout, sender.clone()));
-        }
-        if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(forward(Stream::Stderr, stderr, sender.clone()));
-        }
-        drop(sender);
         let mut guarded = Guarded {
             child: Some(child),
             on_cancel: self.on_cancel,
         };
-        let mut tail = std::collections::VecDeque::with_capacity(TAIL_LINES);
-        while let Some((stream, line)) = receiver.recv().await {
-            on_line(stream, &line);
-            if tail.len() == TAIL_LINES {
-                tail.pop_front();
-            }
-            tail.push_back(line);
-        }
         let lost = |source| RunError::Wait {
             command: self.pasteable(),
             source,
         };
-        let status = match guarded.child.as_mut() {
-            Some(child) => child.wait().await.map_err(lost)?,
+        let Finished { status, last_lines } = match guarded.child.as_mut() {
+            Some(child) => read_lines(child, on_line).await.map_err(lost)?,
             None => return Err(lost(std::io::ErrorKind::NotFound.into())),
         };
         guarded.child = None;
@@ -243,7 +228,10 @@ impl Program {
         Err(RunError::Failed {
             command: self.pasteable(),
             status,
-            tail: tail.iter().map(|line| format!("\n    {line}")).collect(),
+            tail: last_lines
+                .iter()
+                .map(|line| format!("\n    {line}"))
+                .collect(),
         })
     }
 
@@ -283,35 +271,6 @@ impl Program {
             command: self.pasteable(),
             program: self.program.to_string_lossy().into_owned(),
             source,
-        }
-    }
-}
-
-/// Which of a program's outputs a line came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    Stdout,
-    Stderr,
-}
-
-async fn forward(
-    stream: Stream,
-    reader: impl AsyncRead + Unpin,
-    sender: tokio::sync::mpsc::Sender<(Stream, String)>,
-) {
-    let mut reader = BufReader::new(reader);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        match reader.read_until(b'\n', &mut line).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {
-                let text = String::from_utf8_lossy(&line);
-                let text = text.trim_end_matches(['\n', '\r']).to_owned();
-                if sender.send((stream, text)).await.is_err() {
-                    return;
-                }
-            }
         }
     }
 }

@@ -1,17 +1,12 @@
 //! Running a program to its end, with its last words in the error and nothing left running when nobody waits any more.
 
-use std::collections::VecDeque;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
 
 use super::EngineError;
-
-/// How many of a failed program's last lines its error quotes.
-pub const LAST_LINES: usize = 20;
+use crate::process::{self, Finished};
 
 /// A program in a process group of its own, which is killed as a whole when this is dropped before the program ended.
 struct Group {
@@ -28,15 +23,6 @@ impl Drop for Group {
     }
 }
 
-/// What a program left behind.
-#[derive(Debug)]
-pub struct Finished {
-    /// Its exit status.
-    pub status: ExitStatus,
-    /// The end of what it wrote to stdout and stderr.
-    pub last_lines: VecDeque<String>,
-}
-
 /// Runs `command`, passing every line of stdout and stderr to `line` as it comes.
 pub async fn lines(
     mut command: Command,
@@ -49,55 +35,20 @@ pub async fn lines(
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    let mut child = spawn(command)?;
+    let child = spawn(command)?;
     let id = child
         .id()
         .and_then(|id| i32::try_from(id).ok())
         .and_then(Pid::from_raw);
-    let (sender, mut receiver) = mpsc::channel(64);
-    if let Some(output) = child.stdout.take() {
-        tokio::spawn(forward(output, sender.clone()));
-    }
-    if let Some(output) = child.stderr.take() {
-        tokio::spawn(forward(output, sender.clone()));
-    }
-    drop(sender);
     let mut group = Group { child, id };
-    let mut last_lines = VecDeque::new();
-    while let Some(next) = receiver.recv().await {
-        line(&next);
-        if last_lines.len() == LAST_LINES {
-            last_lines.pop_front();
-        }
-        last_lines.push_back(next);
-    }
-    let status = group
-        .child
-        .wait()
+    let finished = process::read_lines(&mut group.child, |_, text| line(text.trim_end()))
         .await
         .map_err(|source| EngineError::Read {
             command: text,
             source,
         })?;
     group.id = None;
-    Ok(Finished { status, last_lines })
-}
-
-async fn forward(output: impl AsyncRead + Unpin, sender: mpsc::Sender<String>) {
-    let mut reader = BufReader::new(output);
-    let mut bytes = Vec::new();
-    // Not every program writes UTF-8, and one that is cut off has nothing more to say.
-    while reader
-        .read_until(b'\n', &mut bytes)
-        .await
-        .is_ok_and(|count| count > 0)
-    {
-        let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
-        bytes.clear();
-        if sender.send(line).await.is_err() {
-            return;
-        }
-    }
+    Ok(finished)
 }
 
 /// Runs `command` and gives its stdout; a failure quotes its stderr.
