@@ -4,6 +4,7 @@
 //! "send this blob, whatever happens on the way" from the single requests. Boundary: knows blobs and manifests as bytes and
 //! digests, nothing of components, builds or files in Manifests/.
 
+mod around;
 pub mod auth;
 pub mod credentials;
 pub mod http;

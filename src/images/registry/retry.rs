@@ -6,12 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use rand::RngExt;
 
-use super::{
-    Blob, BlobStream, Descriptor, Mount, RawManifest, Registry, RegistryError, Session, Stored,
-};
+use super::around::Around;
+use super::{Registry, RegistryError};
 use crate::images::event::{ImageEvent, Reporter};
 
 /// How often and how patiently.
@@ -91,120 +89,35 @@ impl<R: Registry> Retrying<R> {
     }
 }
 
-/// Evaluates a call on the inner registry until it succeeds or the policy gives up.
-macro_rules! again {
-    ($self:ident, $call:expr) => {{
+impl<R: Registry> Around for Retrying<R> {
+    type Inner = R;
+
+    fn inner(&self) -> &R {
+        &self.inner
+    }
+
+    async fn ask<T: Send, F: Future<Output = Result<T, RegistryError>> + Send>(
+        &self,
+        request: impl Fn() -> F + Send + Sync,
+    ) -> Result<T, RegistryError> {
         let mut attempt = 1;
         loop {
-            match $call.await {
+            match request().await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => {
-                    $self
-                        .policy
-                        .wait(attempt, error, $self.reporter.as_ref())
-                        .await?
+                    let reporter = self.reporter.as_ref();
+                    self.policy.wait(attempt, error, reporter).await?;
                 }
             }
             attempt += 1;
         }
-    }};
-}
+    }
 
-#[async_trait]
-impl<R: Registry> Registry for Retrying<R> {
-    async fn head_manifest(
+    async fn ask_once<T: Send>(
         &self,
-        repository: &str,
-        reference: &str,
-    ) -> Result<Option<String>, RegistryError> {
-        again!(self, self.inner.head_manifest(repository, reference))
-    }
-
-    async fn get_manifest(
-        &self,
-        repository: &str,
-        reference: &str,
-    ) -> Result<Option<RawManifest>, RegistryError> {
-        again!(self, self.inner.get_manifest(repository, reference))
-    }
-
-    async fn put_manifest(
-        &self,
-        repository: &str,
-        reference: &str,
-        manifest: &RawManifest,
-    ) -> Result<Stored, RegistryError> {
-        again!(
-            self,
-            self.inner.put_manifest(repository, reference, manifest)
-        )
-    }
-
-    async fn referrers(
-        &self,
-        repository: &str,
-        digest: &str,
-    ) -> Result<Option<Vec<Descriptor>>, RegistryError> {
-        again!(self, self.inner.referrers(repository, digest))
-    }
-
-    async fn head_blob(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
-        again!(self, self.inner.head_blob(repository, digest))
-    }
-
-    async fn get_blob(
-        &self,
-        repository: &str,
-        digest: &str,
-    ) -> Result<Option<BlobStream>, RegistryError> {
-        again!(self, self.inner.get_blob(repository, digest))
-    }
-
-    async fn mount_blob(
-        &self,
-        repository: &str,
-        digest: &str,
-        from: &str,
-    ) -> Result<Mount, RegistryError> {
-        again!(self, self.inner.mount_blob(repository, digest, from))
-    }
-
-    async fn start_upload(&self, repository: &str) -> Result<Session, RegistryError> {
-        again!(self, self.inner.start_upload(repository))
-    }
-
-    async fn patch_upload(
-        &self,
-        session: &Session,
-        blob: &Blob,
-        offset: u64,
-        length: u64,
-    ) -> Result<Session, RegistryError> {
-        self.inner.patch_upload(session, blob, offset, length).await
-    }
-
-    async fn upload_status(
-        &self,
-        session: &Session,
-    ) -> Result<Option<(Session, u64)>, RegistryError> {
-        again!(self, self.inner.upload_status(session))
-    }
-
-    async fn finish_upload(
-        &self,
-        session: &Session,
-        blob: &Blob,
-        with_body: bool,
-    ) -> Result<(), RegistryError> {
-        self.inner.finish_upload(session, blob, with_body).await
-    }
-
-    async fn list_tags(&self, repository: &str) -> Result<Option<Vec<String>>, RegistryError> {
-        again!(self, self.inner.list_tags(repository))
-    }
-
-    async fn delete_manifest(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
-        again!(self, self.inner.delete_manifest(repository, digest))
+        request: impl Future<Output = Result<T, RegistryError>> + Send,
+    ) -> Result<T, RegistryError> {
+        request.await
     }
 }
 
