@@ -173,3 +173,46 @@ fn podmans_and_buildahs_cold_builds_are_equal_as_well() {
     reproduced_with("podman");
     reproduced_with("buildah");
 }
+
+/// A project with one component, which leaves something in a cache mount.
+fn caching(name: &str, run: &str) -> Foreign {
+    let mount = format!(
+        "--mount=type=cache,id=orch-test-{name}-{},target=/cache",
+        std::process::id()
+    );
+    let dockerfile = format!("FROM debian:bookworm-slim\nRUN {mount} {run}\n");
+    Foreign::new(name, &[("app/Dockerfile", &dockerfile)])
+}
+
+fn reproduce_app(project: &Foreign, builder: &str) -> String {
+    let names = [
+        "--registry",
+        "localhost:1",
+        "--namespace",
+        &project.namespace,
+    ];
+    let reproduce = ["images", "reproduce", "app", "--builder", builder];
+    stdout(project.orch_of_everyday(&[&reproduce[..], &names].concat()))
+}
+
+#[test]
+fn a_cold_build_finds_nothing_in_a_cache_mount() {
+    // The second build would fail if it saw what the first one left.
+    let project = caching(
+        "cold-cache",
+        "test ! -e /cache/left && touch /cache/left /made",
+    );
+    let said = reproduce_app(&project, "docker");
+    assert!(said.contains("both builds are sha256:"), "{said}");
+    assert!(!said.contains("not from nothing"), "{said}");
+}
+
+#[test]
+fn a_cache_mount_that_a_builder_cannot_empty_is_told() {
+    let project = caching("kept-cache", "touch /cache/left /made");
+    let said = reproduce_app(&project, "podman");
+    assert!(
+        said.contains("not from nothing") && said.contains("cache mounts: /cache\n"),
+        "{said}"
+    );
+}

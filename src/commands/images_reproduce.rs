@@ -15,18 +15,27 @@ pub(super) fn result(found: &[Reproduction]) -> (Exit, String, serde_json::Value
         first,
         second,
         differences,
+        kept_caches,
     } in found
     {
         if first == second {
-            let line = format!("{component} {platform}: both builds are {first}\n");
-            plain.push_str(&line);
-            continue;
+            plain.push_str(&format!(
+                "{component} {platform}: both builds are {first}\n"
+            ));
+        } else {
+            exit = Exit::NotReproducible;
+            plain.push_str(&format!(
+                "{component} {platform}: {first} and {second} differ\n"
+            ));
         }
-        exit = Exit::NotReproducible;
-        let line = format!("{component} {platform}: {first} and {second} differ\n");
-        plain.push_str(&line);
         for difference in differences {
             plain.push_str(&format!("  {}\n", difference.describe()));
+        }
+        if !kept_caches.is_empty() {
+            plain.push_str(&format!(
+                "  not from nothing: both had what earlier builds left in cache mounts: {}\n",
+                kept_caches.join(", ")
+            ));
         }
     }
     (exit, plain, json!(found))

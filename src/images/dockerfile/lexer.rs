@@ -17,13 +17,17 @@ impl Instruction {
         self.text.get(range.clone()).unwrap_or_default()
     }
 
-    pub(super) fn image(&self, range: &Range<usize>, reference: String) -> ImageUse {
+    /// Where a part of the instruction stands in the file.
+    pub(super) fn span(&self, range: &Range<usize>) -> Range<usize> {
         let at = |index: usize| self.offsets.get(index).copied().unwrap_or_default();
         // The end is one past the last byte, which a continuation line may separate from the next one.
-        let span = at(range.start)..at(range.end.saturating_sub(1)) + 1;
+        at(range.start)..at(range.end.saturating_sub(1)) + 1
+    }
+
+    pub(super) fn image(&self, range: &Range<usize>, reference: String) -> ImageUse {
         ImageUse {
             reference,
-            span,
+            span: self.span(range),
             line: self.line,
         }
     }

@@ -4,6 +4,7 @@
 //! builder. Replacing is a splice of bytes: a build gets exactly the bases that its name was made from, whatever a tag says
 //! by then, and it works with every engine that can build at all.
 
+pub mod caches;
 mod lexer;
 mod scope;
 

@@ -11,12 +11,25 @@ use crate::images::ImageError;
 use crate::images::component::host_platform;
 use crate::images::destination::DOCKER_HUB;
 use crate::images::dockerfile::Dockerfile;
+use crate::images::dockerfile::caches::{cache_mounts, without_caches};
+use crate::images::engine::builder::Builder;
 use crate::images::engine::{build, familiar};
 use crate::images::event::ImageEvent;
 use crate::images::input::{Input, InputError, Source};
 use crate::images::lock::Entry;
 use crate::images::plan::{Action, Step};
 use crate::images::push::{Pushed, Pusher};
+
+/// What a build may take over from earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Earlier {
+    /// Whatever the builder has kept.
+    Results,
+    /// Only what is in cache mounts.
+    Caches,
+    /// Not even that, as far as the builder and the Dockerfile let it.
+    Nothing,
+}
 
 /// What builds start from.
 pub(super) struct Foundations {
@@ -167,18 +180,46 @@ impl Pipeline {
             return Err(build::BuildError::NoImage { component }.into());
         };
         let tags = self.engine_tags(&source.component, input);
-        self.build_as(source, step, &tags, foundations, self.settings.refresh)
+        let earlier = match self.settings.refresh {
+            true => Earlier::Caches,
+            false => Earlier::Results,
+        };
+        self.build_as(source, step, &tags, foundations, earlier)
             .await
     }
 
-    /// Builds all platforms of a component, each under its own one of `tags`; `cold` without results of earlier builds.
+    /// A component's Dockerfile for one platform, and the targets of the cache mounts that it has all the same when a build is to
+    /// take over nothing.
+    pub(super) async fn recipe(
+        &self,
+        source: &Source,
+        platform: &str,
+        foundations: &Foundations,
+        earlier: Earlier,
+    ) -> Result<(String, Vec<String>), InputError> {
+        let text = foundations.dockerfile(source, platform)?;
+        if earlier != Earlier::Nothing {
+            return Ok((text, Vec::new()));
+        }
+        let mounts = cache_mounts(&text);
+        // Others write to the mounted folder itself, or know no image without anything in it.
+        let can_empty = self.engine.builder().await == Builder::Buildx;
+        let kept = mounts.iter().filter(|mount| !can_empty || mount.is_kept());
+        let kept = kept.map(|mount| mount.target.clone()).collect();
+        if can_empty {
+            return Ok((without_caches(&text, &mounts), kept));
+        }
+        Ok((text, kept))
+    }
+
+    /// Builds all platforms of a component, each under its own one of `tags`.
     pub(super) async fn build_as(
         &self,
         source: &Source,
         step: &Step,
         tags: &[String],
         foundations: &Foundations,
-        cold: bool,
+        earlier: Earlier,
     ) -> Result<Vec<String>, ImageError> {
         let component = step.component.clone();
         let reason = step.reason.clone();
@@ -189,14 +230,15 @@ impl Pipeline {
         let started = Instant::now();
         let mut images = Vec::new();
         for (platform, tag) in source.component.platforms.iter().zip(tags) {
+            let (dockerfile, _) = self.recipe(source, platform, foundations, earlier).await?;
             let request = build::Request {
                 component: &source.component,
                 platform,
                 context: &source.context,
                 context_hash: source.contents.hash(),
-                dockerfile: foundations.dockerfile(source, platform)?,
+                dockerfile,
                 tag,
-                refresh: cold,
+                refresh: earlier != Earlier::Results,
             };
             images.push(build::build(&self.engine, request, self.reporter.as_ref()).await?);
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Pipeline;
 use super::gather::{Planned, Prepared};
-use super::perform::Foundations;
+use super::perform::{Earlier, Foundations};
 use crate::images::ImageError;
 use crate::images::compare::{Difference, differences};
 use crate::images::engine::familiar;
@@ -25,6 +25,8 @@ pub struct Reproduction {
     pub second: String,
     /// Why they are not the same.
     pub differences: Vec<Difference>,
+    /// Targets of the cache mounts that both builds shared with earlier ones.
+    pub kept_caches: Vec<String>,
 }
 
 impl Pipeline {
@@ -112,13 +114,13 @@ impl Pipeline {
         let tags = if missing { names.clone() } else { temporary(1) };
         let built = async {
             let first = self
-                .build_as(source, step, &tags, foundations, true)
+                .build_as(source, step, &tags, foundations, Earlier::Nothing)
                 .await?;
             let second = temporary(2);
             let second = self
-                .build_as(source, step, &second, foundations, true)
+                .build_as(source, step, &second, foundations, Earlier::Nothing)
                 .await?;
-            self.compare(source, &first, &second).await
+            self.compare(source, foundations, &first, &second).await
         };
         let found = built.await;
         let kept = if missing { Vec::new() } else { tags };
@@ -132,6 +134,7 @@ impl Pipeline {
     async fn compare(
         &self,
         source: &Source,
+        foundations: &Foundations,
         first: &[String],
         second: &[String],
     ) -> Result<Vec<Reproduction>, ImageError> {
@@ -142,12 +145,16 @@ impl Pipeline {
             let first = self.exported(&store, first, &component.name).await?;
             let second = self.exported(&store, second, &component.name).await?;
             let differences = compare(&store, &first, &second).await?;
+            let (_, kept_caches) = self
+                .recipe(source, platform, foundations, Earlier::Nothing)
+                .await?;
             found.push(Reproduction {
                 component: component.name.clone(),
                 platform: platform.clone(),
                 first: digest(&first)?,
                 second: digest(&second)?,
                 differences,
+                kept_caches,
             });
         }
         Ok(found)
