@@ -437,6 +437,23 @@ async fn the_first_of_two_pushes_wins_and_the_second_takes_it_over() {
 }
 
 #[tokio::test]
+async fn a_tag_that_somebody_else_gave_meanwhile_is_taken_over_and_not_moved() {
+    let bench = Bench::new().await;
+    let pusher = bench.pusher(None);
+    let mine = bench.image(1, &[100]);
+    let theirs = bench.image(2, &[100]);
+    let mine = pusher.push("app", "me/app", "in-x", &mine, None).await;
+    let theirs = pusher.push("app", "me/app", "in-1", &theirs, None).await;
+    let (mine, theirs) = (mine.unwrap(), theirs.unwrap());
+    let taken = pusher.retag("me/app", &mine.digest, "in-1").await.unwrap();
+    assert_eq!((taken.digest, taken.theirs), (theirs.digest, true));
+    let given = pusher.retag("me/app", &mine.digest, "in-2").await.unwrap();
+    assert_eq!((given.digest, given.theirs), (mine.digest, false));
+    assert_eq!(bench.registry.count("PUT /v2/me/app/manifests/in-1"), 1);
+    assert_eq!(bench.registry.count("PUT /v2/me/app/manifests/in-2"), 1);
+}
+
+#[tokio::test]
 async fn one_token_serves_all_repositories_and_a_new_one_replaces_an_expired_one() {
     let bench = Bench::new().await;
     bench

@@ -245,7 +245,7 @@ impl Pusher {
         Ok(())
     }
 
-    /// Gives a manifest that is in the registry another tag.
+    /// Gives a manifest that is in the registry another tag, unless somebody else has given that tag to theirs meanwhile.
     pub async fn retag(
         &self,
         repository: &str,
@@ -257,6 +257,14 @@ impl Pusher {
             operation: format!("tagging {repository}@{digest} as {tag}"),
             reason: "the registry lost it a moment ago: run the command again".to_owned(),
         })?;
+        if let Some(there) = self.registry.head_manifest(repository, tag).await? {
+            return Ok(Pushed {
+                theirs: there != digest,
+                digest: there,
+                sent: 0,
+                reused: 0,
+            });
+        }
         self.registry
             .put_manifest(repository, tag, &manifest)
             .await?;

@@ -271,7 +271,7 @@ impl Pipeline {
             }
             Action::Retag { digest } => {
                 let pushed = pusher.retag(&path, digest, &input.tag).await?;
-                return Ok(Some(self.pushed(component, input, pushed)));
+                return self.pushed(component, input, pushed).map(Some);
             }
             Action::Push { images } => images.clone(),
             Action::Build => self.build_one(source, step, planned, foundations).await?,
@@ -302,13 +302,13 @@ impl Pipeline {
                 push.await?
             }
         };
+        self.pushed(component, input, pushed).map(Some)
+    }
+
+    fn pushed(&self, component: &str, input: &Input, pushed: Pushed) -> Result<String, ImageError> {
         if pushed.theirs && self.settings.attest.key.is_some() {
             return Err(self.not_ours(component, input, &pushed.digest));
         }
-        Ok(Some(self.pushed(component, input, pushed)))
-    }
-
-    fn pushed(&self, component: &str, input: &Input, pushed: Pushed) -> String {
         let repository = self.destination.repository(component);
         self.reporter.event(ImageEvent::Pushed {
             component: component.to_owned(),
@@ -316,7 +316,7 @@ impl Pipeline {
             blobs_sent: pushed.sent,
             blobs_reused: pushed.reused,
         });
-        pushed.digest
+        Ok(pushed.digest)
     }
 
     /// What the lock says about a component that has `digest` in the registry.
