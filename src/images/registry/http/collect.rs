@@ -29,6 +29,7 @@ impl HttpRegistry {
             url,
             accept: "application/json",
             absent: &[404],
+            optional: false,
         };
         let Some(pages) = self.pages::<TagList>(list, LIMITS).await? else {
             return Ok(None);

@@ -424,9 +424,15 @@ pub(super) fn broken(operation: &str, host: &str, source: reqwest::Error) -> Reg
 }
 
 /// Blobs may lie elsewhere, but never on the other side of a connection without TLS if the registry itself has it. The client
-/// leaves our credentials out wherever the host changes.
+/// leaves our credentials out wherever the host changes. Lists of referrers do not lie elsewhere: a registry that keeps none may
+/// send whoever asks to a website.
 fn redirects() -> reqwest::redirect::Policy {
     reqwest::redirect::Policy::custom(|attempt| {
+        let leaves = |from: &Url| from.host_str() != attempt.url().host_str();
+        let first = attempt.previous().first();
+        if first.is_some_and(|first| asks_for_referrers(first) && leaves(first)) {
+            return attempt.stop();
+        }
         let was_secure = attempt.previous().iter().any(|url| url.scheme() == "https");
         if was_secure && attempt.url().scheme() != "https" {
             return attempt.error("a redirect away from TLS");
@@ -436,6 +442,12 @@ fn redirects() -> reqwest::redirect::Policy {
         }
         attempt.follow()
     })
+}
+
+fn asks_for_referrers(url: &Url) -> bool {
+    // A repository may be called so as well, but the last part but one says what is asked for.
+    let mut parts = url.path_segments().into_iter().flatten();
+    parts.nth_back(1) == Some("referrers")
 }
 
 /// The error that an unexpected answer stands for.

@@ -1,7 +1,10 @@
 //! Lists that a registry gives in pages: all of them, as far as it makes sense, and where the next one is (RFC 8288,
 //! `Link: <...>; rel="next"`).
 
-use reqwest::header::{ACCEPT, HeaderMap, LINK};
+use std::collections::BTreeSet;
+
+use reqwest::Response;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LINK};
 use serde::de::DeserializeOwned;
 use url::Url;
 
@@ -35,6 +38,24 @@ pub(super) struct List<'a> {
     pub(super) accept: &'a str,
     /// The answers of a registry that has no such list.
     pub(super) absent: &'a [u16],
+    /// A redirect that was not followed, and a success of another media type, also come from a registry that has no such list.
+    pub(super) optional: bool,
+}
+
+impl List<'_> {
+    /// Is this first answer one of a registry that has no such list?
+    fn is_absent(&self, response: &Response) -> bool {
+        let status = response.status();
+        let other = status.is_redirection() || status == 200 && !has_type(response, self.accept);
+        self.absent.contains(&status.as_u16()) || self.optional && other
+    }
+}
+
+fn has_type(response: &Response, wanted: &str) -> bool {
+    let found = response.headers().get(CONTENT_TYPE);
+    let found = found.and_then(|value| value.to_str().ok());
+    let essence = found.and_then(|value| value.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case(wanted))
 }
 
 impl HttpRegistry {
@@ -44,13 +65,7 @@ impl HttpRegistry {
         list: List<'_>,
         limits: Limits,
     ) -> Result<Option<Vec<T>>, RegistryError> {
-        let List {
-            operation,
-            repository,
-            mut url,
-            accept,
-            absent,
-        } = list;
+        let (operation, repository) = (list.operation, list.repository);
         let protocol = |reason: String| RegistryError::Protocol {
             operation: operation.to_owned(),
             reason,
@@ -61,13 +76,18 @@ impl HttpRegistry {
                  has filled this repository; look at it there"
             ))
         };
+        let mut url = list.url.clone();
+        let mut seen = BTreeSet::from([url.clone()]);
         let mut left = limits.bytes;
         let mut pages = Vec::new();
         while pages.len() < limits.pages {
-            let build = || Ok(self.client.get(url.clone()).header(ACCEPT, accept));
-            let Some(response) = self.find(operation, repository, absent, build).await? else {
+            let build = || Ok(self.client.get(url.clone()).header(ACCEPT, list.accept));
+            let response = self.send(operation, repository, build).await?;
+            // A list that has begun is there: without its end it would be taken for a shorter one.
+            if pages.is_empty() && list.is_absent(&response) {
                 return Ok(None);
-            };
+            }
+            let response = self.expect(operation, response, &[200]).await?;
             let next = next(&url, response.headers()).map_err(protocol)?;
             let bytes = read_limited(response, left.saturating_add(1)).await;
             let bytes = bytes.map_err(|source| self.interrupted(operation, source))?;
@@ -77,10 +97,17 @@ impl HttpRegistry {
             let page = serde_json::from_slice(&bytes)
                 .map_err(|error| protocol(format!("the registry's answer is no list: {error}")))?;
             pages.push(page);
-            match next {
-                Some(next) => url = next,
-                None => return Ok(Some(pages)),
+            let Some(next) = next else {
+                return Ok(Some(pages));
+            };
+            if !seen.insert(next.clone()) {
+                return Err(protocol(format!(
+                    "the registry's list goes in circles: page {} names one that was read before as the next; ask whoever runs \
+                     the registry",
+                    pages.len()
+                )));
             }
+            url = next;
         }
         Err(endless(format!("{} pages", limits.pages)))
     }
@@ -88,9 +115,19 @@ impl HttpRegistry {
 
 /// The page after the one at `current`, if there is one. Another host gets no request with our token.
 fn next(current: &Url, headers: &HeaderMap) -> Result<Option<Url>, String> {
-    let links = headers.get_all(LINK).iter();
-    let links = links.filter_map(|value| value.to_str().ok());
-    let Some(target) = links.flat_map(|value| value.split(',')).find_map(target) else {
+    let mut found = Vec::new();
+    for value in headers.get_all(LINK) {
+        // Taken for the last page, a page that is not would make the list shorter than it is.
+        let targets = value.to_str().ok().and_then(next_targets).ok_or_else(|| {
+            format!(
+                "the registry's answer has a header `Link: {}` that cannot be read, so the list may go on: ask whoever runs \
+                 the registry",
+                String::from_utf8_lossy(value.as_bytes())
+            )
+        })?;
+        found.extend(targets);
+    }
+    let Some(target) = found.first() else {
         return Ok(None);
     };
     let url = current
@@ -105,12 +142,65 @@ fn next(current: &Url, headers: &HeaderMap) -> Result<Option<Url>, String> {
     Ok(Some(url))
 }
 
-fn target(link: &str) -> Option<&str> {
-    let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
-    let mut parameters = parameters.split(';').map(str::trim);
-    parameters
-        .any(|parameter| matches!(parameter, "rel=next" | "rel=\"next\""))
-        .then_some(target)
+/// The targets with the relation `next` among a header field's links; nothing if they cannot be read.
+fn next_targets(links: &str) -> Option<Vec<&str>> {
+    let mut found = Vec::new();
+    let mut rest = skip(links, &[',']);
+    while !rest.is_empty() {
+        let (target, mut after) = rest.strip_prefix('<')?.split_once('>')?;
+        let mut relation = None;
+        after = skip(after, &[]);
+        while let Some(parameter) = after.strip_prefix(';') {
+            let (name, value, more) = parameter_of(skip(parameter, &[]))?;
+            // Only the first counts (RFC 8288, section 3.3).
+            if name.eq_ignore_ascii_case("rel") && relation.is_none() {
+                relation = Some(value);
+            }
+            after = skip(more, &[]);
+        }
+        if !after.is_empty() && !after.starts_with(',') {
+            return None;
+        }
+        let mut relations = relation?.split_ascii_whitespace();
+        if relations.any(|relation| relation.eq_ignore_ascii_case("next")) {
+            found.push(target);
+        }
+        rest = skip(after, &[',']);
+    }
+    Some(found)
+}
+
+/// A parameter's name and value, and what comes after it.
+fn parameter_of(text: &str) -> Option<(&str, &str, &str)> {
+    let (name, rest) = text.split_at(token_length(text));
+    let rest = skip(rest, &[]);
+    let Some(value) = rest.strip_prefix('=') else {
+        return Some((name, "", rest));
+    };
+    let value = skip(value, &[]);
+    if let Some(quoted) = value.strip_prefix('"') {
+        // Whatever is escaped, it is not in the name of a relation.
+        let mut escaped = false;
+        let end = quoted.find(|character| {
+            let ends = character == '"' && !escaped;
+            escaped = character == '\\' && !escaped;
+            ends
+        })?;
+        return Some((name, &quoted[..end], &quoted[end + 1..]));
+    }
+    let (value, rest) = value.split_at(token_length(value));
+    Some((name, value, rest))
+}
+
+fn token_length(text: &str) -> usize {
+    let ends = |character: char| character.is_ascii_whitespace() || "=;,\"".contains(character);
+    text.find(ends).unwrap_or(text.len())
+}
+
+fn skip<'t>(text: &'t str, others: &[char]) -> &'t str {
+    text.trim_start_matches(|character: char| {
+        character.is_ascii_whitespace() || others.contains(&character)
+    })
 }
 
 #[cfg(test)]
@@ -133,10 +223,35 @@ mod tests {
             r#"</v2/me/app/tags/list?n=2&last=b>; rel="next""#,
             "<list?n=2&last=b>;rel=next",
             r#"<https://r.example/x>; rel="prev", <list?n=2&last=b>; title="x"; rel="next""#,
+            r#"< >; rel=prev ,, <list?n=2&last=b> ; title="a, \"b\"; rel=x" ; crossorigin; REL = "Last  NEXT" ,"#,
         ] {
             assert_eq!(next_of(link), wanted, "{link}");
         }
-        assert_eq!(next_of("nonsense"), Ok(None));
+        let comma = "<list?n=2&last=a,b>; rel=next";
+        let wanted = "https://r.example/v2/me/app/tags/list?n=2&last=a,b";
+        assert_eq!(next_of(comma), Ok(Some(wanted.to_owned())));
+    }
+
+    #[test]
+    fn a_link_to_something_else_is_no_next_page() {
+        for link in ["", "<x>; rel=prev", r#"<x>; rel=prev; rel="next""#] {
+            assert_eq!(next_of(link), Ok(None), "{link}");
+        }
+    }
+
+    #[test]
+    fn a_link_that_cannot_be_read_is_not_the_end_of_the_list() {
+        for link in [
+            "nonsense",
+            "<x; rel=next",
+            "<x>",
+            r#"<x>; rel="next"#,
+            "<x>; rel=next <y>; rel=prev",
+            "<x>; rel=prev, y",
+        ] {
+            let error = next_of(link).unwrap_err();
+            assert!(error.contains(link), "{error}");
+        }
     }
 
     #[test]

@@ -193,8 +193,10 @@ impl Registry for HttpRegistry {
             repository,
             url: self.url(repository, &format!("referrers/{digest}"))?,
             accept: OCI_IMAGE_INDEX_MEDIA_TYPE,
-            // A registry from before version 1.1 of the specification does not know the path.
-            absent: &[404, 405],
+            // A registry from before version 1.1 of the specification does not know the path. What it makes of it differs:
+            // Artifactory answers 406, GitHub's sends us to its website, others show a page of their own.
+            absent: &[400, 404, 405, 406],
+            optional: true,
         };
         let pages = self.pages::<Index>(list, LIMITS).await?;
         Ok(pages.map(|pages| {

@@ -103,31 +103,46 @@ async fn a_change_that_is_sent_on_is_not_done() {
     }
 }
 
-/// Asks a registry that answers every request with one more tag and a link to the next page.
-async fn endless_list(limits: page::Limits) -> (RegistryError, u64) {
+/// A registry that gives the `n`th connection, from 0, what `answer` makes of it: status and header lines, and a body.
+async fn answering(
+    answer: impl Fn(usize) -> (String, &'static str) + Send + 'static,
+) -> (HttpRegistry, Arc<Meter>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let meter = Arc::<Meter>::default();
     tokio::spawn(async move {
-        loop {
+        for count in 0.. {
             let (mut stream, _) = listener.accept().await.unwrap();
             let _ = stream.read(&mut [0; 4096]).await.unwrap();
-            let body = r#"{"tags": ["again"]}"#;
+            let (head, body) = answer(count);
+            let length = body.len();
             let answer = format!(
-                "HTTP/1.1 200 OK\r\nLink: <list?again>; rel=next\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                body.len()
+                "HTTP/1.1 {head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
             );
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
     });
     let endpoint = Endpoint::of(&address, false).unwrap();
     let registry = HttpRegistry::new(endpoint, None, [], Arc::clone(&meter)).unwrap();
+    (registry, meter)
+}
+
+const TAGS: &str = r#"{"tags": ["again"]}"#;
+
+/// Asks a registry that answers every request with one more tag and a link to another page.
+async fn endless_list(limits: page::Limits) -> (RegistryError, u64) {
+    let (registry, meter) = answering(|count| {
+        let head = format!("200 OK\r\nLink: <list?after={count}>; rel=next");
+        (head, TAGS)
+    })
+    .await;
     let list = page::List {
         operation: "listing",
         repository: "me/app",
         url: registry.url("me/app", "tags/list").unwrap(),
         accept: "application/json",
         absent: &[404],
+        optional: false,
     };
     let found = registry.pages::<serde_json::Value>(list, limits).await;
     (found.unwrap_err(), meter.requests())
@@ -150,6 +165,83 @@ async fn a_list_without_end_is_given_up() {
     assert!(error.to_string().contains("more than 40 bytes"), "{error}");
     assert_eq!(requests, 3);
     assert!(!error.is_transient());
+}
+
+#[tokio::test]
+async fn a_page_that_comes_again_ends_the_list_at_once() {
+    let (registry, meter) = answering(|count| {
+        let head = format!("200 OK\r\nLink: <list?after={}>; rel=next", count % 2);
+        (head, TAGS)
+    })
+    .await;
+    let error = registry.list_tags("me/app").await.unwrap_err();
+    assert!(error.to_string().contains("goes in circles"), "{error}");
+    assert_eq!(meter.requests(), 3);
+    assert!(!error.is_transient());
+}
+
+#[tokio::test]
+async fn a_list_whose_second_page_is_missing_is_no_list() {
+    let pages = |second: &'static str| {
+        move |count| match count {
+            0 => {
+                let head = "200 OK\r\nLink: <list?2>; rel=next".to_owned();
+                (head, TAGS)
+            }
+            _ => (second.to_owned(), ""),
+        }
+    };
+    let (registry, _) = answering(pages("404 Not Found")).await;
+    let error = registry.list_tags("me/app").await.unwrap_err();
+    assert!(error.to_string().contains("404"), "{error}");
+    let (registry, _) = answering(|_| ("404 Not Found".to_owned(), "")).await;
+    assert_eq!(registry.list_tags("me/app").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn registries_say_in_many_ways_that_they_list_no_referrers() {
+    const INDEX: &str = r#"{"manifests": []}"#;
+    let digest = crate::images::hash::Sha256Digest::of(b"").to_string();
+    let ask = async |head: &'static str| {
+        let (registry, meter) = answering(move |_| (head.to_owned(), INDEX)).await;
+        let found = registry.referrers("me/app", &digest).await;
+        assert_eq!(meter.requests(), 1);
+        found
+    };
+    for head in [
+        "303 See Other\r\nLocation: http://elsewhere.invalid/",
+        "400 Bad Request",
+        "404 Not Found",
+        "405 Method Not Allowed",
+        "406 Not Acceptable",
+        "200 OK\r\nContent-Type: text/html; charset=utf-8",
+        "200 OK",
+    ] {
+        assert_eq!(ask(head).await.unwrap(), None, "{head}");
+    }
+    for head in [
+        "200 OK\r\nContent-Type: application/vnd.oci.image.index.v1+json",
+        "200 OK\r\nContent-Type: Application/vnd.oci.image.index.v1+json ; charset=utf-8",
+    ] {
+        assert_eq!(ask(head).await.unwrap(), Some(Vec::new()), "{head}");
+    }
+    // What passes must not make us write a list that the registry keeps itself.
+    ask("429 Too Many Requests").await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_list_of_referrers_may_be_elsewhere_at_the_same_host() {
+    let digest = crate::images::hash::Sha256Digest::of(b"").to_string();
+    let (registry, _) = answering(|count| match count {
+        0 => ("307 x\r\nLocation: /there".to_owned(), ""),
+        _ => {
+            let head = "200 OK\r\nContent-Type: application/vnd.oci.image.index.v1+json";
+            (head.to_owned(), r#"{"manifests": []}"#)
+        }
+    })
+    .await;
+    let found = registry.referrers("me/app", &digest).await.unwrap();
+    assert_eq!(found, Some(Vec::new()));
 }
 
 #[test]
