@@ -42,8 +42,8 @@ const WIDE: Layout = Layout {
     size: (0x20, 8),
 };
 
-/// The contents of the first section of each name; nothing where there is none, or where this is no whole ELF file. A section
-/// that has more than `limit` bytes is an error.
+/// The contents of the first section of each name; nothing where there is none, where it lies beyond the file's end, or where
+/// this is no whole ELF file. A section that has more than `limit` bytes is an error.
 pub fn sections<const N: usize>(
     file: &mut (impl Read + Seek),
     wanted: [&str; N],
@@ -53,21 +53,24 @@ pub fn sections<const N: usize>(
     let Some(headers) = Headers::read(file)? else {
         return Ok(found);
     };
+    // Remembered apart from what was found: a file may have as many sections of a name that lie beyond its end as it wants.
+    let mut seen = [false; N];
     for entry in headers.entries() {
-        let Some((name, offset, size)) = headers.section(entry) else {
-            continue;
-        };
-        let wanted = wanted.iter().zip(&mut found);
-        for (_, content) in wanted.filter(|(wanted, _)| wanted.as_bytes() == name) {
+        let wanted = wanted.iter().zip(&mut seen).zip(&mut found);
+        for ((name, seen), content) in wanted {
+            if *seen || !headers.is_named(entry, name) {
+                continue;
+            }
+            *seen = true;
+            let Some((offset, size)) = headers.place(entry) else {
+                continue;
+            };
             if size > limit {
                 return Err(io::Error::other(format!(
-                    "its section {} has more than {limit} bytes",
-                    String::from_utf8_lossy(name)
+                    "its section {name} has more than {limit} bytes"
                 )));
             }
-            if content.is_none() {
-                *content = read(file, offset, size)?;
-            }
+            *content = read(file, offset, size)?;
         }
     }
     Ok(found)
@@ -133,12 +136,13 @@ impl Headers {
         Some((field(self.layout.offset)?, field(self.layout.size)?))
     }
 
-    /// Name, offset and size of a section.
-    fn section(&self, entry: &[u8]) -> Option<(&[u8], u64, u64)> {
-        let start = usize::try_from(number(entry, (0, 4), self.is_big_endian)?).ok()?;
-        let name = self.names.get(start..)?.split(|byte| *byte == 0).next()?;
-        let (offset, size) = self.place(entry)?;
-        Some((name, offset, size))
+    /// Is that the name of a section? No more of the names is looked at than that takes: they may be one name of many megabytes
+    /// that every section has.
+    fn is_named(&self, entry: &[u8], wanted: &str) -> bool {
+        let start = number(entry, (0, 4), self.is_big_endian).and_then(|at| at.try_into().ok());
+        let name = start.and_then(|start: usize| self.names.get(start..));
+        name.and_then(|name| name.strip_prefix(wanted.as_bytes()))
+            .is_some_and(|rest| rest.first().is_none_or(|byte| *byte == 0))
     }
 }
 
@@ -235,6 +239,68 @@ mod tests {
         let [code, none] = sections(&mut own, [".text", ".nonsense"], u64::MAX).unwrap();
         assert!(!code.unwrap().is_empty());
         assert_eq!(none, None);
+    }
+
+    /// Counts what is read of a file.
+    struct Counting<R> {
+        inner: R,
+        bytes: usize,
+    }
+
+    impl<R: Read> Read for Counting<R> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = self.inner.read(buffer)?;
+            self.bytes += count;
+            Ok(count)
+        }
+    }
+
+    impl<R: Seek> Seek for Counting<R> {
+        fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+            self.inner.seek(position)
+        }
+    }
+
+    #[test]
+    fn a_section_beyond_the_end_is_looked_for_once() {
+        let sections = vec![(".a", b"".as_slice()); 1000];
+        let mut bytes = file(&WIDE, false, &sections);
+        // Every one of them is as long as the file and starts in it.
+        let table = bytes.len() - 1002 * WIDE.entry;
+        for entry in 1..=1000 {
+            let at = table + entry * WIDE.entry + WIDE.size.0;
+            let size = bytes.len() as u64;
+            bytes[at..at + 8].copy_from_slice(&size.to_le_bytes());
+        }
+        let mut counting = Counting {
+            inner: Cursor::new(&bytes),
+            bytes: 0,
+        };
+        let found = super::sections(&mut counting, [".a"], u64::MAX).unwrap();
+        assert_eq!(found, [None]);
+        // The list, the names, and one section.
+        let read = counting.bytes;
+        assert!(read < 4 * bytes.len(), "{read} of {}", bytes.len());
+    }
+
+    #[test]
+    fn a_name_is_compared_and_not_searched_for_its_end() {
+        // About as many sections as there may be, all of one name that is very long.
+        let name = "x".repeat(4 * 1024 * 1024);
+        let mut bytes = file(&WIDE, false, &[(&name, b"")]);
+        let of_names = bytes.split_off(bytes.len() - WIDE.entry);
+        let entry = bytes.split_off(bytes.len() - WIDE.entry);
+        let more = 60_000_u16;
+        bytes.extend(entry.repeat(usize::from(more)));
+        bytes.extend(of_names);
+        bytes[WIDE.count.0..WIDE.count.0 + 2].copy_from_slice(&(more + 2).to_le_bytes());
+        bytes[WIDE.names.0..WIDE.names.0 + 2].copy_from_slice(&(more + 1).to_le_bytes());
+        let start = std::time::Instant::now();
+        let found = sections(&mut Cursor::new(&bytes), [".a", "xx"], 3).unwrap();
+        assert_eq!(found, [None, None]);
+        // To search each for its end is to read a quarter of a terabyte.
+        let took = start.elapsed();
+        assert!(took < std::time::Duration::from_secs(5), "{took:?}");
     }
 
     #[test]
