@@ -5,12 +5,14 @@ use std::io::Read as _;
 use flate2::read::ZlibDecoder;
 use serde::Deserialize;
 
-use super::{Origin, Package, purl};
+use super::{Origin, Package, linkable, purl};
 
 /// The section.
 pub const SECTION: &str = ".dep-v0";
 /// The longest list that is read, in bytes. A package takes about a hundred.
 const LIMIT: u64 = 16 * 1024 * 1024;
+/// The most needs of packages for packages that a list may have. Cargo's own is a list of some thousand.
+const NEEDS_LIMIT: usize = 100_000;
 
 #[derive(Deserialize)]
 struct List {
@@ -50,28 +52,45 @@ pub fn parse(section: &[u8], place: &str) -> Result<Vec<Package>, String> {
     }
     let list: List = serde_json::from_slice(&text)
         .map_err(|error| format!("its section {SECTION} is no list of packages ({error})"))?;
-    let package = |linked: &Linked| {
+    let all = list.packages.iter();
+    linkable(all.map(|linked| (linked.name.as_str(), linked.version.as_str())))
+        .map_err(|reason| format!("its section {SECTION} lists {reason}"))?;
+    let needs: usize = list
+        .packages
+        .iter()
+        .map(|linked| linked.dependencies.len())
+        .sum();
+    if needs > NEEDS_LIMIT {
+        return Err(format!(
+            "its section {SECTION} has more than {NEEDS_LIMIT} needs of packages for packages"
+        ));
+    }
+    // Of each once, however many need it.
+    let purls: Vec<Option<String>> = list
+        .packages
+        .iter()
+        .map(|linked| linked.is_in().then(|| linked.purl()))
+        .collect();
+    let linked = list.packages.iter().zip(&purls);
+    let package = |(linked, own): (&Linked, &Option<String>)| {
         let needs = linked.dependencies.iter();
-        let needs = needs.filter_map(|index| list.packages.get(*index));
-        Package {
-            needs: needs
-                .filter(|needed| needed.is_in())
-                .map(Linked::purl)
-                .collect(),
+        let needs = needs.filter_map(|index| purls.get(*index)?.clone());
+        Some(Package {
+            needs: needs.collect(),
             ..Package::new(
                 &linked.name,
                 &linked.version,
-                linked.purl(),
+                own.clone()?,
                 (Origin::Linked, place),
             )
-        }
+        })
     };
-    let linked = list.packages.iter().filter(|linked| linked.is_in());
-    Ok(linked.map(package).collect())
+    Ok(linked.filter_map(package).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::{LENGTH_LIMIT, LINKED_LIMIT};
     use super::*;
     use std::io::{Write as _, copy, repeat};
 
@@ -104,10 +123,22 @@ mod tests {
             copy(&mut repeat(b' ').take(LIMIT + 2), &mut encoder).unwrap();
             encoder.finish().unwrap()
         };
+        let many = |count: usize, fields: &str| {
+            let package = format!(r#"{{"name":"a","version":"1"{fields}}}"#);
+            let list = vec![package; count].join(",");
+            zlib(format!(r#"{{"packages":[{list}]}}"#).as_bytes())
+        };
+        let needs = |count: usize| format!(r#","dependencies":[{}]"#, vec!["0"; count].join(","));
+        let long = "1".repeat(LENGTH_LIMIT + 1);
+        let long = format!(r#"{{"packages":[{{"name":"a","version":"{long}"}}]}}"#);
+        assert_eq!(parse(&many(100, &needs(1000)), "x").unwrap().len(), 100);
         for (section, word) in [
             (b"nonsense".to_vec(), "zlib"),
             (zlib(b"{}"), "no list"),
             (bomb, "more than"),
+            (many(LINKED_LIMIT + 1, ""), "more than 20000 packages"),
+            (many(101, &needs(1000)), "more than 100000 needs"),
+            (zlib(long.as_bytes()), "more than 512 bytes"),
         ] {
             let error = parse(&section, "x").unwrap_err();
             assert!(error.contains(word), "{error}");

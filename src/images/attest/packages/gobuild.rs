@@ -1,7 +1,7 @@
 //! Go's modules in executables: what `go version -m` shows, in the section `.go.buildinfo` since Go 1.18.
 
 use super::golang::module;
-use super::{Origin, Package, purl};
+use super::{Origin, Package, linkable, purl};
 
 /// The section.
 pub const SECTION: &str = ".go.buildinfo";
@@ -40,9 +40,17 @@ pub fn parse(section: &[u8], place: &str) -> Result<Vec<Package>, String> {
     let version = String::from_utf8_lossy(version);
     let version = version.split(' ').next().unwrap_or_default();
     let version = version.strip_prefix("go").unwrap_or(version);
+    let modules = String::from_utf8_lossy(modules);
+    let named = modules.lines().filter_map(|line| {
+        let mut fields = line.split('\t');
+        matches!(fields.next()?, "mod" | "dep" | "=>")
+            .then_some((fields.next()?, fields.next().unwrap_or_default()))
+    });
+    linkable(named.chain([("stdlib", version)]))
+        .map_err(|reason| format!("its section {SECTION} lists {reason}"))?;
     let own = purl("golang", "", "stdlib", version, &[]);
     let mut packages = vec![Package::new("stdlib", version, own, found)];
-    for line in String::from_utf8_lossy(modules).lines() {
+    for line in modules.lines() {
         let fields: Vec<&str> = line.split('\t').collect();
         let version = |text: &str| if text == DEVELOPMENT { "" } else { text }.to_owned();
         match fields.as_slice() {
@@ -77,6 +85,7 @@ fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{LENGTH_LIMIT, LINKED_LIMIT};
     use super::*;
 
     fn section(flags: u8, texts: &[&str]) -> Vec<u8> {
@@ -123,7 +132,23 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_an_error_that_says_why() {
         let whole = section(2, &["go1.26.1", "y"]);
+        let mark = "x".repeat(MARK);
+        let long = "x".repeat(LENGTH_LIMIT + 1);
+        let listing =
+            |lines: String| section(2, &["go1.26.1", &[mark.as_str(), &lines, &mark].concat()]);
+        let replaced = "dep\ta\tv1\n=>\tb\tv1\n";
         for (bytes, word) in [
+            (
+                listing("dep\ta\tv1\n".repeat(LINKED_LIMIT)),
+                "more than 20000 packages",
+            ),
+            (
+                listing(replaced.repeat(LINKED_LIMIT / 2)),
+                "more than 20000 packages",
+            ),
+            (listing(format!("dep\t{long}\tv1\n")), "more than 512 bytes"),
+            (listing(format!("dep\ta\t{long}\n")), "more than 512 bytes"),
+            (section(2, &[&long, ""]), "more than 512 bytes"),
             (b"nonsense".to_vec(), "none of Go's"),
             (section(0, &[]), "before 1.18"),
             (whole[..TEXTS].to_vec(), "cut off"),

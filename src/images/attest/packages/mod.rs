@@ -15,6 +15,11 @@ pub mod python;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The most packages that are taken from one executable. The largest have some thousand.
+const LINKED_LIMIT: usize = 20_000;
+/// The longest name and the longest version that are taken from an executable, in bytes.
+const LENGTH_LIMIT: usize = 512;
+
 /// How a package is known to belong to an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
@@ -98,6 +103,22 @@ impl Packages {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// Are these the names and versions of packages that one executable may have? If not, what is wrong. An image says what it wants,
+/// and a document names every package several times.
+fn linkable<'a>(packages: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(), String> {
+    for (index, (name, version)) in packages.enumerate() {
+        if index >= LINKED_LIMIT {
+            return Err(format!("more than {LINKED_LIMIT} packages"));
+        }
+        if name.len() > LENGTH_LIMIT || version.len() > LENGTH_LIMIT {
+            return Err(format!(
+                "a package whose name or version has more than {LENGTH_LIMIT} bytes"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A package URL: `pkg:kind/namespace/name@version?qualifiers`. Empty parts and qualifiers are left out.
