@@ -72,13 +72,17 @@ impl Git {
     /// The folders in which this repository is checked out.
     pub(super) async fn worktrees(&self) -> Result<Vec<PathBuf>, GcError> {
         let lines = self.lines(&["worktree", "list", "--porcelain"]).await?;
-        let folders = lines
+        let mut folders: Vec<PathBuf> = lines
             .iter()
             .filter_map(|line| line.strip_prefix("worktree "))
             .map(PathBuf::from)
             // One that was deleted by hand is still listed.
             .filter(|folder| folder.join(".git").exists())
             .collect();
+        // In a submodule, or with git's own files kept elsewhere, the list has the folder of those instead.
+        if !folders.contains(&self.folder) {
+            folders.push(self.folder.clone());
+        }
         Ok(folders)
     }
 

@@ -506,6 +506,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn files_count_where_gits_own_are_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("checkout");
+        std::fs::create_dir(&root).unwrap();
+        let init = ["init", "--quiet", "--separate-git-dir", "../own"];
+        git(&root, &init).await;
+        std::fs::write(root.join("new file"), "in-000000000001").unwrap();
+        let found = sources_of(&root).gather().await.unwrap();
+        assert!(found.roots.tags.contains_key("in-000000000001"));
+    }
+
+    #[tokio::test]
     async fn every_version_of_the_lock_names_repositories() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
