@@ -185,7 +185,9 @@ fn walk(path: &Path, roots: &mut Roots) -> Result<(), GcError> {
                 });
             }
         };
-        if !entry.file_type().is_file() {
+        // Pinning and applying follow links to files, and to no folders.
+        let linked = || entry.path_is_symlink() && entry.path().is_file();
+        if !entry.file_type().is_file() && !linked() {
             continue;
         }
         let who = format!("file {}", entry.path().display());
@@ -554,6 +556,24 @@ mod tests {
             .map(|(repository, tags)| format!("{repository} {tags:?}"))
             .collect();
         assert_eq!(places, [r#"r/gone {"in-1", "in-2"}"#, r#"r/side {"in-3"}"#]);
+    }
+
+    #[test]
+    fn links_to_files_are_followed_and_those_that_lead_nowhere_do_no_harm() {
+        let folder = tempfile::tempdir().unwrap();
+        let (outside, manifests) = (folder.path().join("outside"), folder.path().join("k8s"));
+        std::fs::write(&outside, "in-000000000001").unwrap();
+        std::fs::create_dir(&manifests).unwrap();
+        let link = |to: &Path, name: &str| {
+            std::os::unix::fs::symlink(to, manifests.join(name)).unwrap();
+        };
+        link(&outside, "pod.yaml");
+        link(Path::new("nowhere"), "gone.yaml");
+        link(Path::new("circle.yaml"), "circle.yaml");
+        link(folder.path(), "all");
+        let mut roots = Roots::default();
+        walk(&manifests, &mut roots).unwrap();
+        assert!(roots.tags.contains_key("in-000000000001"));
     }
 
     #[tokio::test]
