@@ -192,6 +192,7 @@ impl Git {
             let Some((content, after)) = size.and_then(|size| tail.split_at_checked(size)) else {
                 return Err(GcError::Git {
                     command: "cat-file --batch".to_owned(),
+                    folder: self.folder.clone(),
                     reason: head.trim_end().to_owned(),
                 });
             };
@@ -218,6 +219,7 @@ impl Git {
         }
         Err(GcError::Git {
             command: arguments.join(" "),
+            folder: self.folder.clone(),
             reason: output.reason,
         })
     }
@@ -225,6 +227,7 @@ impl Git {
     pub(super) async fn run(&self, arguments: &[&str], input: &[u8]) -> Result<Output, GcError> {
         let failed = |error: std::io::Error| GcError::Git {
             command: arguments.first().copied().unwrap_or_default().to_owned(),
+            folder: self.folder.clone(),
             reason: error.to_string(),
         };
         let mut child = Command::new("git")

@@ -58,10 +58,16 @@ pub enum GcError {
         reason: String,
     },
     /// Git failed.
-    #[error("`git {command}` failed: {reason}")]
+    #[error(
+        "`git {command}` failed in {folder}, so that nobody knows which images are needed, and none was deleted ({reason}): \
+         repair what git complains about (`git fsck` and `git config --list --show-origin` help to find it), and run the \
+         command again"
+    )]
     Git {
         /// Its arguments.
         command: String,
+        /// Where it ran.
+        folder: PathBuf,
         /// Its words.
         reason: String,
     },

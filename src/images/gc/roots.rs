@@ -33,6 +33,8 @@ const DESCRIPTIONS: [&str; 4] = [
     ":(icase)*.json",
     ":(icase)*.lock",
 ];
+/// How every search begins. Git refuses half of them where `submodule.recurse` is set; submodules are searched by themselves.
+const GREP: [&str; 6] = ["grep", "--no-recurse-submodules", "-z", "-a", "-o", "-E"];
 /// Trees that one `git grep` gets: far from the limit of a command line.
 const BATCH: usize = 200;
 /// The tag with which programs mark folders that hold nothing of value (bford.info/cachedir).
@@ -227,7 +229,7 @@ fn is_absent(error: &walkdir::Error) -> bool {
 
 impl Git {
     async fn search_trees(&self, trees: &[Commit], roots: &mut Roots) -> Result<(), GcError> {
-        let mut arguments = vec!["grep", "-z", "-a", "-o", "-E", "-e", PATTERN];
+        let mut arguments = [&GREP[..], &["-e", PATTERN]].concat();
         arguments.extend(trees.iter().map(|(tree, _)| tree.as_str()));
         self.search(&arguments, roots, |place| {
             let (tree, path) = place.split_once(':').unwrap_or((place, ""));
@@ -244,8 +246,7 @@ impl Git {
         kind: &str,
         roots: &mut Roots,
     ) -> Result<(), GcError> {
-        let mut arguments = vec!["grep", "-z", "-a", "-o", "-E"];
-        arguments.extend(options);
+        let mut arguments = [&GREP[..], options].concat();
         arguments.extend(["-e", PATTERN, "--"]);
         arguments.extend(paths);
         self.search(&arguments, roots, |path| format!("{kind} {path}"))
@@ -263,6 +264,7 @@ impl Git {
         if output.code != Some(0) && !(output.code == Some(1) && output.stdout.is_empty()) {
             return Err(GcError::Git {
                 command: "grep".to_owned(),
+                folder: self.folder.clone(),
                 reason: output.reason,
             });
         }
@@ -508,13 +510,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn files_count_where_gits_own_are_elsewhere() {
+    async fn files_count_where_gits_own_are_elsewhere_and_whatever_is_said_of_submodules() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("checkout");
         std::fs::create_dir(&root).unwrap();
         let init = ["init", "--quiet", "--separate-git-dir", "../own"];
         git(&root, &init).await;
         std::fs::write(root.join("new file"), "in-000000000001").unwrap();
+        git(&root, &["config", "submodule.recurse", "true"]).await;
         let found = sources_of(&root).gather().await.unwrap();
         assert!(found.roots.tags.contains_key("in-000000000001"));
     }
@@ -574,6 +577,17 @@ mod tests {
         let mut roots = Roots::default();
         walk(&manifests, &mut roots).unwrap();
         assert!(roots.tags.contains_key("in-000000000001"));
+    }
+
+    #[tokio::test]
+    async fn a_failure_of_git_names_the_folder_and_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        git(folder.path(), &["init", "--quiet"]).await;
+        let sources = sources_of(folder.path());
+        std::fs::write(folder.path().join(".git/index"), "broken").unwrap();
+        let error = sources.gather().await.unwrap_err().to_string();
+        assert!(error.contains("`git grep` failed in /"), "{error}");
+        assert!(error.contains("run the command again"), "{error}");
     }
 
     #[tokio::test]
