@@ -313,7 +313,7 @@ fn manifests(
         let layers = parsed["layers"].as_array().cloned().unwrap_or_default();
         let mut blobs = layers
             .iter()
-            .chain([&parsed["config"]])
+            .chain(parsed.get("config"))
             .filter_map(|blob| blob["digest"].as_str());
         let held = state.holds.get(repository).cloned().unwrap_or_default();
         if !blobs.all(|blob| held.contains(blob)) {
@@ -330,8 +330,11 @@ fn manifests(
     }
     match state.manifests.get(&format!("{repository}/{reference}")) {
         Some(bytes) => {
+            let parsed: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
+            let kind = parsed["mediaType"].as_str();
+            let kind = kind.unwrap_or("application/vnd.oci.image.manifest.v1+json");
             let headers = format!(
-                "Docker-Content-Digest: {}\r\nContent-Type: application/vnd.oci.image.manifest.v1+json\r\n",
+                "Docker-Content-Digest: {}\r\nContent-Type: {kind}\r\n",
                 digest(bytes)
             );
             answer(200, headers, bytes.clone())

@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 use futures::TryStreamExt;
+use oci_distribution::manifest::OCI_IMAGE_INDEX_MEDIA_TYPE;
 
 use super::artifact::{Artifact, Index, Manifest, referrers_tag};
 use super::dsse;
@@ -320,15 +321,27 @@ impl Store<'_> {
     /// The list that clients keep under a tag.
     async fn list(&self, digest: &str) -> Result<Index, RegistryError> {
         let tag = referrers_tag(digest);
+        let operation = format!("reading the list of referrers {}:{tag}", self.repository);
         let Some(raw) = self.registry.get_manifest(&self.repository, &tag).await? else {
             return Ok(Index::empty());
         };
-        serde_json::from_slice(&raw.bytes).map_err(|error| {
-            self.protocol(
-                &format!("reading the list of referrers {}:{tag}", self.repository),
-                &format!("what is there is no index ({error}): remove that tag"),
-            )
-        })
+        // GitLab's takes such a tag for the digest in it. An index that is the subject would even be read as a list.
+        if raw.digest() == digest {
+            let reason = "this registry can neither list what refers to an image nor keep such a list under a tag; only \
+                          signatures (--key) can be kept there";
+            return Err(self.protocol(&operation, reason));
+        }
+        let no_index =
+            |found: &str| format!("what is there is no index ({found}): remove that tag");
+        let essence = raw.media_type.split(';').next().unwrap_or_default();
+        if !essence
+            .trim()
+            .eq_ignore_ascii_case(OCI_IMAGE_INDEX_MEDIA_TYPE)
+        {
+            return Err(self.protocol(&operation, &no_index(&raw.media_type)));
+        }
+        serde_json::from_slice(&raw.bytes)
+            .map_err(|error| self.protocol(&operation, &no_index(&error.to_string())))
     }
 
     async fn join_list(&self, digest: &str, entry: &Descriptor) -> Result<(), RegistryError> {
