@@ -91,7 +91,26 @@ impl Store<'_> {
         }
     }
 
-    /// Attaches an artifact to the image with `digest`, of which `known` refer to it already. True if it was not among them.
+    /// The first of these entries of `known` whose artifact is there. Nobody takes what was deleted from a list that clients keep.
+    pub async fn first_there<'e>(
+        &self,
+        known: &Referrers,
+        entries: Vec<&'e Descriptor>,
+    ) -> Result<Option<&'e Descriptor>, RegistryError> {
+        for entry in entries {
+            if !known.by_tag || self.has(&entry.digest).await? {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn has(&self, digest: &str) -> Result<bool, RegistryError> {
+        let found = self.registry.head_manifest(&self.repository, digest);
+        Ok(found.await?.is_some())
+    }
+
+    /// Attaches an artifact to the image with `digest`, of which `known` refer to it already. True if it was not there.
     pub async fn attach(
         &self,
         digest: &str,
@@ -103,13 +122,8 @@ impl Store<'_> {
         if listed && !known.by_tag {
             return Ok(false);
         }
-        if !listed
-            || self
-                .registry
-                .head_manifest(&self.repository, own)
-                .await?
-                .is_none()
-        {
+        let there = listed && self.has(own).await?;
+        if !there {
             for bytes in &artifact.blobs {
                 self.send(bytes).await?;
             }
@@ -117,11 +131,11 @@ impl Store<'_> {
                 .registry
                 .put_manifest(&self.repository, own, &artifact.manifest);
             if put.await?.subject.is_some() {
-                return Ok(!listed);
+                return Ok(true);
             }
         }
         self.join_list(digest, &artifact.descriptor).await?;
-        Ok(!listed)
+        Ok(!there)
     }
 
     /// Signs the image with `digest`, unless a signature by `key` is there. True if it was not.

@@ -55,8 +55,11 @@ impl Pipeline {
         let digest = image.manifest.digest();
         let known = store.referrers(&digest).await?;
         let wanted = [(INPUT, entry.input.as_str()), (FORMAT, SBOM_VERSION)];
-        let there = known.all(spdx::MEDIA_TYPE, &wanted);
-        if let Some(there) = there.first().filter(|_| !signed) {
+        let enough = match signed {
+            true => Vec::new(),
+            false => known.all(spdx::MEDIA_TYPE, &wanted),
+        };
+        if let Some(there) = store.first_there(&known, enough).await? {
             return Ok(Placed::there(there));
         }
         let bytes: Bytes = self
@@ -147,12 +150,14 @@ pub(super) async fn attach_provenance(
     } else {
         let wanted = [(INPUT, build.input.as_str()), (FORMAT, PROVENANCE_VERSION)];
         let there = known.all(provenance::MEDIA_TYPE, &wanted);
-        let named = there
-            .iter()
-            .find(|entry| entry.annotations.contains_key(REVISION));
+        let (mut enough, unnamed): (Vec<_>, Vec<_>) = there
+            .into_iter()
+            .partition(|entry| entry.annotations.contains_key(REVISION));
         // Any commit is better than none.
-        let enough = named.or_else(|| there.first().filter(|_| commit.is_none()));
-        if let Some(there) = enough {
+        if commit.is_none() {
+            enough.extend(unnamed);
+        }
+        if let Some(there) = store.first_there(known, enough).await? {
             return Ok(Placed::there(there));
         }
     }
