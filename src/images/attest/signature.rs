@@ -119,6 +119,13 @@ pub fn layer(signature: &Signature) -> Descriptor {
     layer
 }
 
+/// Is `layer` the one that was `wanted`? Signatures of one payload differ in their annotations alone, and whoever writes the
+/// image again may add some.
+pub fn holds(layer: &Descriptor, wanted: &Descriptor) -> bool {
+    let kept = |(key, value): (&String, &String)| layer.annotations.get(key) == Some(value);
+    layer.digest == wanted.digest && wanted.annotations.iter().all(kept)
+}
+
 /// An image of cosign's with one more layer, and the configuration that lists all of them.
 pub fn collect(
     existing: Option<Manifest>,

@@ -17,8 +17,8 @@ use crate::images::registry::retry::Policy;
 use crate::images::registry::upload::upload;
 use crate::images::registry::{Blob, BlobSource, Descriptor, RawManifest, Registry, RegistryError};
 
-/// How often the list under a tag is written when somebody else writes it at the same time.
-const LIST_ATTEMPTS: u32 = 5;
+/// How often what is under a tag is written when somebody else writes it at the same time.
+const WRITE_ATTEMPTS: u32 = 5;
 /// The largest payload of a signature that is read, in bytes.
 const PAYLOAD_LIMIT: u64 = 1024 * 1024;
 /// The largest document in an envelope that is read, in bytes. A thousand packages take less than one of them.
@@ -241,16 +241,29 @@ impl Store<'_> {
         &self,
         operation: &str,
         tag: &str,
-        existing: Option<Manifest>,
+        mut existing: Option<Manifest>,
         (layer, bytes): (Descriptor, Bytes),
     ) -> Result<(), RegistryError> {
         let broken = |error: serde_json::Error| self.protocol(operation, &error.to_string());
-        let (manifest, config) = signature::collect(existing, layer).map_err(broken)?;
         self.send(&bytes).await?;
-        self.send(&config).await?;
-        let manifest = manifest.raw().map_err(broken)?;
-        let put = self.registry.put_manifest(&self.repository, tag, &manifest);
-        put.await.map(|_| ())
+        for _ in 0..WRITE_ATTEMPTS {
+            let (manifest, config) = signature::collect(existing, layer.clone()).map_err(broken)?;
+            self.send(&config).await?;
+            let manifest = manifest.raw().map_err(broken)?;
+            self.registry
+                .put_manifest(&self.repository, tag, &manifest)
+                .await?;
+            // Another client may have written what it read before over it.
+            existing = self.signing_manifest(tag).await?;
+            let layers = existing.iter().flat_map(|manifest| &manifest.layers);
+            if layers
+                .into_iter()
+                .any(|other| signature::holds(other, &layer))
+            {
+                return Ok(());
+            }
+        }
+        Err(self.overtaken(operation))
     }
 
     async fn signatures_manifest(&self, digest: &str) -> Result<Option<Manifest>, RegistryError> {
@@ -361,7 +374,7 @@ impl Store<'_> {
     async fn join_list(&self, digest: &str, entry: &Descriptor) -> Result<(), RegistryError> {
         let tag = referrers_tag(digest);
         let operation = format!("adding to the list of referrers {}:{tag}", self.repository);
-        for _ in 0..LIST_ATTEMPTS {
+        for _ in 0..WRITE_ATTEMPTS {
             // Read again after it was written: another client may have written an older list over it.
             let mut index = self.list(digest).await?;
             if !index.join(entry) {
@@ -382,10 +395,12 @@ impl Store<'_> {
         {
             return Ok(());
         }
-        Err(self.protocol(
-            &operation,
-            "somebody else keeps writing it: run the command again",
-        ))
+        Err(self.overtaken(&operation))
+    }
+
+    fn overtaken(&self, operation: &str) -> RegistryError {
+        let reason = "somebody else keeps writing it: run the command again";
+        self.protocol(operation, reason)
     }
 
     fn protocol(&self, operation: &str, reason: &str) -> RegistryError {
