@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::edit::New;
 use super::{Edit, ImageScalar, Manifest, Ours, is_pinned};
+use crate::images::hash::is_input_tag;
 use crate::images::lock::Original;
 
 /// File, relative to the lock's folder -> its images in order.
@@ -27,16 +28,21 @@ pub fn record(
         let mut before = Queues::new(known.get(&file));
         let edit = edits.iter().find(|edit| edit.path == manifest.path);
         let all = manifest.images.iter().enumerate().map(|(index, image)| {
+            let pinned = is_pinned(&image.value);
             let new = edit.and_then(|edit| edit.wanted.get(index)?.as_ref());
             let value = new
                 .and_then(|new| new.says.as_ref())
                 .unwrap_or(&image.value);
-            let kept = before.take(image, &mut keys).flatten();
+            let own = before.take(image, &mut keys);
+            // Where images went may have changed since it was pinned: it is remembered as what it becomes, too.
+            let taken = own.or_else(|| before.next(&keys.of(value)).filter(|_| pinned));
+            let kept = taken.flatten();
             let written = || new.map(|_| manifest.written(image).to_owned());
-            let text = if !is_pinned(&image.value) {
+            let text = if !pinned {
                 written()
-            // A component's digest that nobody remembers was pinned by another lock's orch, a foreign one by hand.
-            } else if ours.component_of(&image.value).is_none() {
+            // A digest of a component or beside a tag of ours that nobody remembers was pinned by another lock's orch, any
+            // other by hand.
+            } else if ours.component_of(&image.value).is_none() && !has_our_tag(&image.value) {
                 kept.or_else(written)
             } else {
                 kept
@@ -54,6 +60,13 @@ pub fn record(
             .map(|original| original.image.clone())
             .collect();
         all.retain(|original| remembered.contains(&original.image));
+        // What no image here asked for may be a component's that this run does not know by that name.
+        let whole = Queues::new(known.get(&file));
+        let untouched = known.get(&file).into_iter().flatten();
+        let untouched = untouched.filter(|original| {
+            whole.0.get(original.image.as_str()) == before.0.get(original.image.as_str())
+        });
+        all.extend(untouched.cloned());
         if all.is_empty() {
             originals.remove(&file);
         } else {
@@ -130,11 +143,15 @@ impl<'known> Queues<'known> {
         // A component may have been recorded before it was known as one.
         let plain = without_digest(&image.value);
         let key = keys.of(&image.value);
-        let queue = match self.0.get_mut(key.as_str()) {
-            Some(queue) => Some(queue),
-            None => self.0.get_mut(plain),
-        };
-        queue?.pop_front().map(|text| text.map(str::to_owned))
+        match self.0.contains_key(key.as_str()) {
+            true => self.next(&key),
+            false => self.next(plain),
+        }
+    }
+
+    fn next(&mut self, key: &str) -> Option<Option<String>> {
+        let text = self.0.get_mut(key)?.pop_front()?;
+        Some(text.map(str::to_owned))
     }
 }
 
@@ -163,6 +180,11 @@ impl<'ours> Keys<'ours> {
         self.known.insert(value.to_owned(), key.clone());
         key
     }
+}
+
+fn has_our_tag(image: &str) -> bool {
+    let tag = without_digest(image).rsplit(':').next();
+    tag.is_some_and(is_input_tag)
 }
 
 pub(super) fn without_digest(image: &str) -> &str {

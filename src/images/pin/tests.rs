@@ -530,6 +530,66 @@ fn what_is_remembered_follows_the_file() {
     assert_eq!(forget(&known, &[], &ours(), &lock), Originals::new());
 }
 
+/// What unpinning gives back of `text` that was pinned at one registry to `first`, and then at another one, where nothing is known
+/// of the first.
+fn unpinned_after_a_move(text: &str, first: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, lock) = (
+        folder.path().join("m.yaml"),
+        folder.path().join("images.lock"),
+    );
+    fs::write(&path, text).unwrap();
+    let read_again = || read(std::slice::from_ref(&path)).unwrap();
+    let old = ours_at("old.example.org", &Lock::default());
+    let references = BTreeMap::from([("app".to_owned(), first.to_owned())]);
+    let edits = pin(&read_again(), &old, &references).unwrap();
+    let originals = record(&Originals::new(), &read_again(), &edits, &old, &lock);
+    write(&edits).unwrap();
+
+    let new = ours_at("new.example.org", &Lock::default());
+    let both = new.clone().with(
+        &BTreeMap::from([("old.example.org/me/app".to_owned(), "app".to_owned())]),
+        &[],
+    );
+    let second = format!("new.example.org/me/app:in-ba9876543210@{DIGEST}");
+    let references = BTreeMap::from([("app".to_owned(), second)]);
+    let edits = pin(&read_again(), &both.unwrap(), &references).unwrap();
+    assert!(!edits.is_empty());
+    let originals = record(&originals, &read_again(), &edits, &new, &lock);
+    write(&edits).unwrap();
+    let edits = unpin(&read_again(), &new, &originals, &lock).unwrap();
+    edits[0].after.clone()
+}
+
+#[test]
+fn a_pin_at_another_registry_is_not_what_stood_there_before() {
+    let text = "containers:\n- image: app # c\n";
+    for first in [
+        format!("old.example.org/me/app:in-0123456789ab@{DIGEST}"),
+        format!("old.example.org/me/app@{DIGEST}"),
+    ] {
+        assert_eq!(unpinned_after_a_move(text, &first), text, "{first}");
+    }
+}
+
+#[test]
+fn what_a_run_does_not_know_stays_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, lock) = (
+        folder.path().join("m.yaml"),
+        folder.path().join("images.lock"),
+    );
+    let text = "containers:\n- image: app\n";
+    fs::write(&path, text).unwrap();
+    let read_again = || read(std::slice::from_ref(&path)).unwrap();
+    let references = BTreeMap::from([("app".to_owned(), reference("app"))]);
+    let edits = pin(&read_again(), &ours(), &references).unwrap();
+    let known = record(&Originals::new(), &read_again(), &edits, &ours(), &lock);
+    write(&edits).unwrap();
+    let nobody = Ours::nowhere(Vec::new(), &Lock::default());
+    assert_eq!(record(&known, &read_again(), &[], &nobody, &lock), known);
+}
+
 #[test]
 fn given_digests_need_no_components() {
     let none = Ours::nowhere(Vec::new(), &Lock::default());
