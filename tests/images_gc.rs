@@ -16,6 +16,9 @@ use bytes::Bytes;
 use images_project::{Project, said};
 use images_registry::RealRegistry;
 use orch::images::engine::Engine;
+use orch::images::gc::decide::{Roots, decide};
+use orch::images::gc::inventory::{self, Known};
+use orch::images::gc::sweep::sweep;
 use orch::images::registry::http::{Endpoint, HttpRegistry};
 use orch::images::registry::stand_in::StandIn;
 use orch::images::registry::{Blob, BlobSource, RawManifest, Registry};
@@ -281,6 +284,23 @@ async fn exactly_the_unreachable_goes_and_nothing_before_it_is_asked_for() {
         "{}",
         said(&again)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_comes_after_the_plan_protects_an_image_that_was_to_go() {
+    let bench = Bench::new();
+    let named_again = bench.image(1, &tag(1)).await;
+    let old = bench.image(2, &tag(2)).await;
+    let (roots, mut known) = (Roots::default(), Known::default());
+    let read = inventory::read(&bench.client, "me/app", &roots, &mut known).await;
+    let plan = decide(&read.unwrap().unwrap(), &roots);
+    assert_eq!(plan.deleted.len(), 2, "{plan:?}");
+    bench.image(1, &tag(3)).await;
+    let swept = sweep(&bench.client, "me/app", &plan, &roots, &mut known);
+    assert_eq!(swept.await.unwrap().deleted.len(), 1);
+    assert_eq!(bench.tags().await, BTreeSet::from([tag(1), tag(3)]));
+    assert!(bench.has(&named_again).await);
+    assert!(!bench.has(&old).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

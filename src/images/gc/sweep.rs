@@ -31,18 +31,23 @@ pub async fn sweep(
     let Some(now) = inventory::read(registry, repository, roots, known).await? else {
         return Ok(swept);
     };
-    let announced: BTreeSet<&str> = planned
-        .deleted
-        .iter()
-        .map(|item| item.digest.as_str())
+    let announced = planned.deleted.iter();
+    let announced: BTreeSet<&str> = announced
+        .flat_map(|item| item.tags.iter().chain([&item.digest]))
+        .map(String::as_str)
         .collect();
-    // What came since the plan was made was never announced: it stays, with all that it needs.
+    // What came since the plan was made was never announced: it stays, with all that it needs. So does an image that got a new
+    // name meanwhile: somebody who built it again relies on it.
     let mut roots = roots.clone();
-    for digest in now.manifests.keys().chain(now.tags.values()) {
-        if !announced.contains(digest.as_str()) {
-            let reason = "it came after the plan was made".to_owned();
-            roots.digests.entry(digest.clone()).or_insert(reason);
-        }
+    let late = |name: &&String| !announced.contains(name.as_str());
+    let reason = || "it came after the plan was made".to_owned();
+    let digests = now.manifests.keys().chain(now.tags.values());
+    for digest in digests.filter(late) {
+        let known = roots.digests.entry(digest.clone());
+        known.or_insert_with(reason);
+    }
+    for tag in now.tags.keys().filter(late) {
+        roots.tags.entry(tag.clone()).or_insert_with(reason);
     }
     for decision in decide(&now, &roots).deleted {
         for tag in &decision.tags {
