@@ -154,7 +154,15 @@ fn build_arguments_of_the_command_line_are_part_of_the_names_of_those_that_decla
     };
     let hello = ["--build-arg", "GREETING=hello-there"];
     let plain = steps(&[]);
-    let output = images(&[&["push", "--pin", "--output", "json"][..], &hello].concat());
+    let push = ["images", "push", "--pin", "--output", "json"];
+    let output = project
+        .command(&push)
+        .args(["--build-arg", "GREETING", "--manifests", "deploy"])
+        .args(["--registry", &registry.address])
+        .args(["--namespace", &project.namespace])
+        .env("GREETING", "hello-there")
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", said(&output));
     let pushed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let reference = pushed["images"]["web"].as_str().unwrap();

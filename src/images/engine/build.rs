@@ -1,5 +1,6 @@
 //! One build over a normalised copy of the context.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -230,11 +231,6 @@ async fn command(
     let file = folder
         .join(format!("{unique}-dockerfile"))
         .join("Dockerfile");
-    let given = component.args.iter();
-    let given = given.map(|(name, value)| format!("{name}={value}"));
-    let proxies = PROXIES
-        .iter()
-        .filter(|name| std::env::var_os(name).is_some());
     let ca = CA_BUNDLES.iter().find(|path| Path::new(path).exists());
     let build = Build {
         tag: request.tag,
@@ -242,10 +238,7 @@ async fn command(
         file: &file,
         context: staged,
         identity: Some(identity),
-        arguments: std::iter::once(format!("SOURCE_DATE_EPOCH={SOURCE_DATE_EPOCH}"))
-            .chain(given)
-            .chain(proxies.map(|name| (*name).to_owned()))
-            .collect(),
+        arguments: arguments(&component.args, |name| std::env::var(name).ok()),
         ca: ca.copied(),
         target: component.target.as_deref(),
         cold: request.refresh,
@@ -253,10 +246,63 @@ async fn command(
     engine.build(&build).await
 }
 
+/// What follows each `--build-arg`.
+fn arguments(
+    given: &BTreeMap<String, String>,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Vec<String> {
+    // The builder has the same environment. What stands there may be a secret, which a process list would show to everybody.
+    let written =
+        given.iter().map(
+            |(name, value)| match environment(name).as_ref() == Some(value) {
+                true => name.clone(),
+                false => format!("{name}={value}"),
+            },
+        );
+    // What is part of the image's name comes before what happens to be set here.
+    let proxies = PROXIES
+        .iter()
+        .filter(|name| !given.contains_key(**name) && environment(name).is_some());
+    std::iter::once(format!("SOURCE_DATE_EPOCH={SOURCE_DATE_EPOCH}"))
+        .chain(written)
+        .chain(proxies.map(|name| (*name).to_owned()))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::images::event::Recorder;
+
+    #[test]
+    fn a_given_proxy_comes_before_the_environments_whose_values_are_not_written_out() {
+        let environment = |name: &str| {
+            let value = match name {
+                "HTTP_PROXY" | "https_proxy" => "http://me:hush@proxy",
+                "TOKEN" | "MOVED" => "hush",
+                _ => return None,
+            };
+            Some(value.to_owned())
+        };
+        let given = [
+            ("HTTP_PROXY", "http://other"),
+            ("MOVED", "1"),
+            ("PLAIN", "2"),
+            ("TOKEN", "hush"),
+        ];
+        let given = given.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(
+            arguments(&given.into(), environment),
+            [
+                format!("SOURCE_DATE_EPOCH={SOURCE_DATE_EPOCH}").as_str(),
+                "HTTP_PROXY=http://other",
+                "MOVED=1",
+                "PLAIN=2",
+                "TOKEN",
+                "https_proxy",
+            ]
+        );
+    }
 
     #[tokio::test]
     async fn the_builder_is_the_one_of_the_context() {
