@@ -124,6 +124,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_declared_for_images_on_top_is_given_to_those_that_declare_it_themselves() {
+        let (_root, mut components) = components(&[
+            ("base", "FROM scratch\nONBUILD ARG VERSION\n"),
+            ("top", "FROM base\nARG VERSION\n"),
+        ]);
+        give(&mut components, &[argument("VERSION", Some("1"))]).unwrap();
+        assert!(components[0].args.is_empty());
+        assert_eq!(components[1].args["VERSION"], "1");
+    }
+
+    #[test]
     fn what_nobody_declares_is_a_typing_error_also_without_a_value() {
         let (_root, mut components) = components(&[("a", "FROM scratch\nARG VERSION\n")]);
         for value in [Some("1"), None] {

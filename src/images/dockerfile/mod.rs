@@ -61,7 +61,8 @@ pub struct Dockerfile {
     pub images: Vec<ImageUse>,
     /// The frontend that a `# syntax=` line asks for.
     pub syntax: Option<ImageUse>,
-    /// What `ARG` declares, in any stage or before the first.
+    /// What `ARG` declares, in any stage or before the first. `ONBUILD ARG` is none: it changes other images than this one, and a
+    /// value for it would rename this one for nothing.
     pub arguments: BTreeSet<String>,
 }
 
