@@ -171,7 +171,7 @@ fn read(file: &mut (impl Read + Seek), offset: u64, size: u64) -> io::Result<Opt
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use std::io::Cursor;
 
@@ -213,6 +213,11 @@ mod tests {
         put(&mut header, layout.count, sections.len() + 2);
         put(&mut header, layout.names, sections.len() + 1);
         [header, content, table].concat()
+    }
+
+    /// A program with these sections.
+    pub fn program(sections: &[(&str, &[u8])]) -> Vec<u8> {
+        file(&WIDE, false, sections)
     }
 
     #[test]

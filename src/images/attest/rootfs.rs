@@ -24,6 +24,8 @@ const IMAGE_LIMIT: u64 = 256 * 1024 * 1024;
 /// The most that a layer may say about one file before its content: names, links, attributes, in bytes. Linux allows 4 KiB for
 /// a name and 64 KiB for an attribute.
 const HEADER_LIMIT: u64 = 1024 * 1024;
+/// The longest path of a file, in bytes; Linux opens no longer one. Documents name a file once for each of its packages.
+const PATH_LIMIT: usize = 4096;
 /// Archives consist of blocks of so many bytes.
 const BLOCK: u64 = 512;
 /// How many symbolic links are followed to a file.
@@ -97,7 +99,13 @@ impl RootFs {
             let mut entry = entry?;
             // The next header is read after what is left of this file.
             allowance.set(stored(&mut entry)?.saturating_add(BLOCK + HEADER_LIMIT));
-            let path = clean(&String::from_utf8_lossy(&entry.path_bytes()));
+            let path = entry.path_bytes();
+            if path.len() > PATH_LIMIT {
+                return Err(io::Error::other(format!(
+                    "one of its files has a path of more than {PATH_LIMIT} bytes"
+                )));
+            }
+            let path = clean(&String::from_utf8_lossy(&path));
             let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
             if name == OPAQUE {
                 kept -= self.forget_below(folder);
@@ -122,6 +130,15 @@ impl RootFs {
                         0 => None,
                         _ => look_into(&mut entry, size)?.map(Node::Executable),
                     }
+                }
+                () if kind.is_hard_link() && !is_wanted(&path) => {
+                    let target = entry.link_name_bytes().unwrap_or_default();
+                    let target = clean(&String::from_utf8_lossy(&target));
+                    // It stays when a later layer deletes the other name.
+                    let target = added.get(&target).or_else(|| self.nodes.get(&target));
+                    target
+                        .filter(|node| matches!(node, Node::Executable(_)))
+                        .cloned()
                 }
                 () if !is_wanted(&path) => None,
                 () if kind.is_symlink() => {
@@ -348,11 +365,13 @@ mod tests {
     use super::*;
 
     enum Item<'a> {
+        Program(&'a str, &'a [u8]),
+        HardLink(&'a str, &'a str),
         File(&'a str, &'a str),
         Folder(&'a str),
         Symlink(&'a str, &'a str),
     }
-    use Item::{File, Folder, Symlink};
+    use Item::{File, Folder, HardLink, Program, Symlink};
 
     fn layer(items: &[Item<'_>]) -> Vec<u8> {
         let mut archive = tar::Builder::new(Vec::new());
@@ -365,6 +384,16 @@ mod tests {
                     archive
                         .append_data(&mut header, path, content.as_bytes())
                         .unwrap();
+                }
+                Program(path, content) => {
+                    header.set_mode(0o755);
+                    header.set_size(content.len() as u64);
+                    archive.append_data(&mut header, path, *content).unwrap();
+                }
+                HardLink(path, target) => {
+                    header.set_entry_type(tar::EntryType::Link);
+                    header.set_size(0);
+                    archive.append_link(&mut header, path, target).unwrap();
                 }
                 Folder(path) => {
                     header.set_entry_type(tar::EntryType::Directory);
@@ -445,6 +474,41 @@ mod tests {
             Symlink("usr/lib/os-release", "/etc/os-release"),
         ]]);
         assert_eq!(circle.file("etc/os-release"), None);
+    }
+
+    #[test]
+    fn an_executable_stays_under_the_name_that_is_left() {
+        let program = elf::tests::program(&[(auditable::SECTION, b"list")]);
+        let both: &[Item<'_>] = &[
+            Program("usr/bin/one", &program),
+            HardLink("usr/bin/two", "usr/bin/one"),
+            HardLink("usr/bin/none", "usr/bin/gone"),
+        ];
+        let names = |image: &RootFs| -> Vec<String> {
+            image
+                .executables()
+                .map(|(path, _)| path.to_owned())
+                .collect()
+        };
+        assert_eq!(names(&image(&[both])), ["usr/bin/one", "usr/bin/two"]);
+        let left = image(&[both, &[File("usr/bin/.wh.one", "")]]);
+        assert_eq!(names(&left), ["usr/bin/two"]);
+        let lower: &[Item<'_>] = &[Program("usr/bin/one", &program)];
+        let above = image(&[lower, &[HardLink("usr/bin/two", "usr/bin/one")]]);
+        assert_eq!(names(&above), ["usr/bin/one", "usr/bin/two"]);
+    }
+
+    #[test]
+    fn a_path_that_linux_does_not_open_is_an_error() {
+        let path = "f/".repeat(PATH_LIMIT / 2);
+        let mut image = RootFs::default();
+        image
+            .apply(layer(&[File(path.trim_end_matches('/'), "")]).as_slice())
+            .unwrap();
+        let longer = format!("{path}f");
+        let error = image.apply(layer(&[File(&longer, "")]).as_slice());
+        let said = error.unwrap_err().to_string();
+        assert!(said.contains("more than 4096 bytes"), "{said}");
     }
 
     #[test]
