@@ -1,7 +1,7 @@
 //! From layers on disk and lock files of a build context to the list of an image's packages.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
@@ -20,6 +20,8 @@ use crate::images::context::{Context, Kind};
 const CHUNK: usize = 128 * 1024;
 /// The largest lock file that is read, in bytes.
 const LOCK_LIMIT: u64 = 16 * 1024 * 1024;
+/// The most that is taken from the executables of one image, in bytes. A thousand packages take less than half a megabyte.
+const LINKED_LIMIT: usize = 128 * 1024 * 1024;
 /// What a compressed layer starts with: gzip, zstd.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -59,7 +61,7 @@ impl Subject {
                 format!("/{path} is a package database in a form that is not read: what it lists is missing here")
             })
             .collect();
-        linked(&files, &mut packages, &mut remarks);
+        linked(&files, &mut packages, &mut remarks, LINKED_LIMIT);
         locked(context, &mut packages, &mut remarks);
         Ok(Bom {
             repository: self.repository.clone(),
@@ -100,7 +102,8 @@ fn installed(files: &RootFs, packages: &mut Packages) -> Option<Distribution> {
 }
 
 /// What the image's executables were built from. One that cannot be read is no reason not to push; the document says so.
-fn linked(files: &RootFs, packages: &mut Packages, remarks: &mut Vec<String>) {
+fn linked(files: &RootFs, packages: &mut Packages, remarks: &mut Vec<String>, limit: usize) {
+    let mut taken: usize = 0;
     for (path, found) in files.executables() {
         let parsed = match found {
             Ok(Executable { cargo, go }) => vec![
@@ -110,7 +113,17 @@ fn linked(files: &RootFs, packages: &mut Packages, remarks: &mut Vec<String>) {
             Err(reason) => vec![Some(Err(reason.clone()))],
         };
         for parsed in parsed.into_iter().flatten() {
-            match parsed {
+            let bounded = parsed.and_then(|found| {
+                let more: usize = found.iter().map(Package::size).sum();
+                if more > limit.saturating_sub(taken) {
+                    return Err(format!(
+                        "what the image's executables were built from has more than {limit} bytes"
+                    ));
+                }
+                taken += more;
+                Ok(found)
+            });
+            match bounded {
                 Ok(found) => found.into_iter().for_each(|package| packages.add(package)),
                 Err(reason) => remarks.push(format!(
                     "/{path}: {reason}: what this executable was built from is missing here"
@@ -156,13 +169,30 @@ fn locked(context: &Context, packages: &mut Packages, remarks: &mut Vec<String>)
 fn read_layer(files: &mut RootFs, digest: &str, path: &Path) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(CHUNK, Hashing::new(File::open(path)?));
     let head = {
-        use io::BufRead as _;
         let buffer = reader.fill_buf()?;
         buffer
             .get(..buffer.len().min(4))
             .unwrap_or_default()
             .to_vec()
     };
+    let read = unpack(files, &mut reader, &head);
+    // What follows the archive's end belongs to the layer's digest as well. So does what follows an error: a file that was damaged
+    // on this machine is told from a layer that cannot be read.
+    let rest = io::copy(&mut reader, &mut io::sink());
+    if let Err(error) = rest {
+        return read.and(Err(error));
+    }
+    let found = reader.into_inner().digest();
+    if found != digest {
+        return Err(io::Error::other(format!(
+            "{} holds {found}: delete that file and run the command again",
+            path.display()
+        )));
+    }
+    read
+}
+
+fn unpack(files: &mut RootFs, mut reader: impl BufRead, head: &[u8]) -> io::Result<()> {
     if head.starts_with(&ZSTD) {
         return Err(io::Error::other(
             "it is compressed with zstd, which is not read",
@@ -171,20 +201,10 @@ fn read_layer(files: &mut RootFs, digest: &str, path: &Path) -> io::Result<()> {
     if head.starts_with(&GZIP) {
         let mut layer = MultiGzDecoder::new(&mut reader);
         files.apply(&mut layer)?;
-        // What follows the archive's end belongs to the layer's digest as well.
-        io::copy(&mut layer, &mut io::sink())?;
+        io::copy(&mut layer, &mut io::sink()).map(|_| ())
     } else {
-        files.apply(&mut reader)?;
+        files.apply(&mut reader)
     }
-    io::copy(&mut reader, &mut io::sink())?;
-    let found = reader.into_inner().digest();
-    if found != digest {
-        return Err(io::Error::other(format!(
-            "{} holds {found}: delete it",
-            path.display()
-        )));
-    }
-    Ok(())
 }
 
 /// Hashes what is read through it.
@@ -217,6 +237,7 @@ impl<R: Read> Read for Hashing<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::images::attest::elf::tests::program;
     use crate::images::hash::Sha256Digest;
     use std::io::Write as _;
 
@@ -306,7 +327,63 @@ mod tests {
         ] {
             std::fs::write(path, &damaged).unwrap();
             let error = subject.describe(&context).unwrap_err();
-            assert!(matches!(error, AttestError::Layer { .. }), "{error:?}");
+            let said = error.to_string();
+            let file = format!("{} holds sha256:", path.display());
+            assert!(said.contains(&file), "{said}");
+            assert!(
+                said.ends_with(": delete that file and run the command again"),
+                "{said}"
+            );
         }
+    }
+
+    #[test]
+    fn nobody_is_told_to_delete_a_layer_that_is_what_its_digest_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let cut_off = gzip(&archive("var/lib/dpkg/status", &STATUS.repeat(100))[..600]);
+        for (layer, word) in [
+            ([ZSTD.as_slice(), b"x"].concat(), "zstd"),
+            (cut_off, "unexpected EOF"),
+        ] {
+            let subject = subject(folder.path(), &[layer]);
+            std::fs::write(folder.path().join("Dockerfile"), "FROM scratch\n").unwrap();
+            let context = Context::scan(folder.path(), &folder.path().join("Dockerfile")).unwrap();
+            let said = subject.describe(&context).unwrap_err().to_string();
+            assert!(said.contains(word) && !said.contains("delete"), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_is_taken_from_an_images_executables_is_bounded_together() {
+        let list = |name: &str| {
+            let list = format!(r#"{{"packages":[{{"name":"{name}","version":"1"}}]}}"#);
+            let mut encoder =
+                flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(list.as_bytes()).unwrap();
+            program(&[(auditable::SECTION, &encoder.finish().unwrap())])
+        };
+        let mut layer = tar::Builder::new(Vec::new());
+        for name in ["a", "b"] {
+            let content = list(name);
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o755);
+            header.set_size(content.len() as u64);
+            layer
+                .append_data(&mut header, name, content.as_slice())
+                .unwrap();
+        }
+        let mut files = RootFs::default();
+        files.apply(layer.into_inner().unwrap().as_slice()).unwrap();
+        let within = |limit: usize| {
+            let (mut packages, mut remarks) = (Packages::default(), Vec::new());
+            linked(&files, &mut packages, &mut remarks, limit);
+            (packages.len(), remarks)
+        };
+        // Name, version, purl and place of each.
+        let each = "a".len() + "1".len() + "pkg:cargo/a@1".len() + "a".len();
+        assert_eq!(within(2 * each), (2, Vec::new()));
+        let (count, remarks) = within(2 * each - 1);
+        assert_eq!((count, remarks.len()), (1, 1));
+        assert!(remarks[0].starts_with("/b: "), "{remarks:?}");
     }
 }

@@ -63,6 +63,18 @@ impl Package {
             needs: BTreeSet::new(),
         }
     }
+
+    /// What its texts take in memory, in bytes.
+    pub fn size(&self) -> usize {
+        let optional = [&self.version, &self.supplier, &self.sha256];
+        let texts = optional
+            .into_iter()
+            .flatten()
+            .chain([&self.name, &self.purl])
+            .chain(self.found.iter().map(|(_, place)| place))
+            .chain(&self.needs);
+        texts.map(String::len).sum()
+    }
 }
 
 /// Packages by purl. What is found twice is one package.
