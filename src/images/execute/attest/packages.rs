@@ -10,6 +10,7 @@ use crate::images::attest::artifact::{Index, Manifest};
 use crate::images::attest::sbom::Subject;
 use crate::images::attest::store::Store;
 use crate::images::event::ImageEvent;
+use crate::images::hash::is_digest;
 use crate::images::input::Source;
 use crate::images::layers::LayerStore;
 use crate::images::lock::Entry;
@@ -99,29 +100,83 @@ impl Pipeline {
                 platform: platform.unwrap_or_default(),
             }]);
         };
-        let images = index.manifests.iter().filter_map(|child| {
-            let field = |name: &str| {
-                let platform = child.other.get("platform")?;
-                Some(platform.get(name)?.as_str()?.to_owned())
-            };
-            let parts = [field("os"), field("architecture"), field("variant")];
-            let parts: Vec<String> = parts.into_iter().flatten().collect();
-            // What builders put beside images is marked as being for no platform.
-            let image = parts.first().is_some_and(|os| os != "unknown");
-            image.then_some(async move {
+        let name = format!("{}@{}", store.repository, manifest.digest());
+        let mut images = Vec::new();
+        for (digest, platform) in images_of(&name, &index)? {
+            images.push(async move {
                 Ok::<_, ImageError>(Platform {
-                    manifest: store.image(&child.digest).await?,
-                    platform: parts.join("/"),
+                    manifest: store.image(digest).await?,
+                    platform,
                 })
-            })
-        });
+            });
+        }
         try_join_all(images).await
     }
+}
+
+/// Digest and platform of each image of the index called `name`.
+fn images_of<'a>(name: &str, index: &'a Index) -> Result<Vec<(&'a str, String)>, AttestError> {
+    let mut images = Vec::new();
+    for child in &index.manifests {
+        let field = |name: &str| {
+            let platform = child.other.get("platform")?;
+            Some(platform.get(name)?.as_str()?.to_owned())
+        };
+        let parts = [field("os"), field("architecture"), field("variant")];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        // What builders put beside images is marked as being for no platform.
+        if parts.first().is_none_or(|os| os == "unknown") {
+            continue;
+        }
+        // It becomes part of a URL.
+        if !is_digest(&child.digest) {
+            return Err(AttestError::Image {
+                image: name.to_owned(),
+                reason: format!(
+                    "it lists an image with the digest {:?}, and only `sha256:` with 64 hexadecimal digits is read: \
+                     build and push the image again",
+                    child.digest
+                ),
+            });
+        }
+        images.push((child.digest.as_str(), parts.join("/")));
+    }
+    Ok(images)
 }
 
 fn not_an_image(image: &str, reason: &str) -> AttestError {
     AttestError::Image {
         image: image.to_owned(),
         reason: format!("its manifest is none of an image ({reason})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(digest: &str, os: &str) -> Index {
+        let text = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"x","digest":"{digest}","size":1,
+                "platform":{{"os":"{os}","architecture":"arm64","variant":"v8"}}}}]}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn an_index_names_its_images_by_digests_and_by_nothing_else() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let index = listed(&digest, "linux");
+        let images = images_of("me/app@x", &index).unwrap();
+        assert_eq!(images, [(digest.as_str(), "linux/arm64/v8".to_owned())]);
+        assert_eq!(images_of("me/app@x", &listed("x", "unknown")).unwrap(), []);
+        for wrong in ["latest", "../../other/manifests/x", "sha256:aa", ""] {
+            let error = images_of("me/app@x", &listed(wrong, "linux")).unwrap_err();
+            let said = error.to_string();
+            assert!(
+                said.contains("me/app@x") && said.contains(&format!("{wrong:?}")),
+                "{said}"
+            );
+        }
     }
 }
