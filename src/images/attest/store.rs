@@ -2,6 +2,8 @@
 //!
 //! Everything looks first: what is there is neither made nor sent again, and the image itself is never touched.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use futures::TryStreamExt;
 use oci_distribution::manifest::OCI_IMAGE_INDEX_MEDIA_TYPE;
@@ -23,6 +25,9 @@ const WRITE_ATTEMPTS: u32 = 5;
 const PAYLOAD_LIMIT: u64 = 1024 * 1024;
 /// The largest document in an envelope that is read, in bytes. A thousand packages take less than one of them.
 const DOCUMENT_LIMIT: u64 = 64 * 1024 * 1024;
+
+/// The most signatures or statements that are read of one image. Whoever may push can add some.
+const LAYERS_LIMIT: usize = 1000;
 
 /// One repository of a registry.
 pub struct Store<'a> {
@@ -149,12 +154,9 @@ impl Store<'_> {
         let broken = |error: serde_json::Error| self.protocol(&operation, &error.to_string());
         let tag = signature::tag(digest);
         let existing = self.signatures_manifest(digest).await?;
-        let found = self.signatures_of(existing.as_ref()).await?;
         let public = key.public();
-        if found
-            .iter()
-            .any(|found| signature::vouches(&public, digest, found))
-        {
+        let vouched = self.vouched(existing.as_ref(), digest, &public);
+        if vouched.await? == Some(true) {
             return Ok(false);
         }
         let made = signature::sign(key, name, digest).map_err(broken)?;
@@ -171,11 +173,7 @@ impl Store<'_> {
         key: &PublicKey,
     ) -> Result<Option<bool>, RegistryError> {
         let manifest = self.signatures_manifest(digest).await?;
-        let found = self.signatures_of(manifest.as_ref()).await?;
-        let vouched = found
-            .iter()
-            .any(|found| signature::vouches(key, digest, found));
-        Ok((!found.is_empty()).then_some(vouched))
+        self.vouched(manifest.as_ref(), digest, key).await
     }
 
     /// Stores a document about `digest` as a statement that `key` signs, unless it did. True if not. The document has to be made
@@ -194,9 +192,10 @@ impl Store<'_> {
         let tag = dsse::tag(digest);
         let existing = self.signing_manifest(&tag).await?;
         let public = key.public();
-        let sealed = self.opened(existing.as_ref(), predicate, &public);
-        if sealed.await?.contains(&statement) {
-            return Ok(false);
+        for layer in envelopes(existing.as_ref(), predicate) {
+            if self.opened(layer, &public).await?.as_ref() == Some(&statement) {
+                return Ok(false);
+            }
         }
         let envelope: Bytes = dsse::seal(key, &statement).map_err(broken)?.into();
         let layer = dsse::layer(&envelope, predicate);
@@ -213,27 +212,22 @@ impl Store<'_> {
         key: &PublicKey,
     ) -> Result<Vec<Vec<u8>>, RegistryError> {
         let manifest = self.signing_manifest(&dsse::tag(digest)).await?;
-        self.opened(manifest.as_ref(), predicate, key).await
-    }
-
-    async fn opened(
-        &self,
-        manifest: Option<&Manifest>,
-        predicate: &str,
-        key: &PublicKey,
-    ) -> Result<Vec<Vec<u8>>, RegistryError> {
         let mut statements = Vec::new();
-        for layer in manifest.into_iter().flat_map(|manifest| &manifest.layers) {
-            let states = layer.annotations.get(dsse::PREDICATE_ANNOTATION);
-            if layer.media_type != dsse::MEDIA_TYPE || states.is_none_or(|found| found != predicate)
-            {
-                continue;
-            }
-            // Base64 makes four bytes of three.
-            let envelope = self.small_blob(&layer.digest, DOCUMENT_LIMIT * 2).await?;
-            statements.extend(envelope.and_then(|envelope| dsse::open(key, &envelope)));
+        for layer in envelopes(manifest.as_ref(), predicate) {
+            statements.extend(self.opened(layer, key).await?);
         }
         Ok(statements)
+    }
+
+    /// The statement in a layer, if the owner of `key` signed it.
+    async fn opened(
+        &self,
+        layer: &Descriptor,
+        key: &PublicKey,
+    ) -> Result<Option<Vec<u8>>, RegistryError> {
+        // Base64 makes four bytes of three.
+        let envelope = self.small_blob(layer, DOCUMENT_LIMIT * 2).await?;
+        Ok(envelope.and_then(|envelope| dsse::open(key, &envelope)))
     }
 
     /// Puts one more layer into the image of signatures under `tag`.
@@ -248,6 +242,7 @@ impl Store<'_> {
         self.send(&bytes).await?;
         for _ in 0..WRITE_ATTEMPTS {
             let (manifest, config) = signature::collect(existing, layer.clone()).map_err(broken)?;
+            self.bound(operation, tag, &manifest)?;
             self.send(&config).await?;
             let manifest = manifest.raw().map_err(broken)?;
             self.registry
@@ -271,39 +266,83 @@ impl Store<'_> {
     }
 
     async fn signing_manifest(&self, tag: &str) -> Result<Option<Manifest>, RegistryError> {
-        let raw = self.registry.get_manifest(&self.repository, tag).await?;
-        raw.map(|raw| {
-            serde_json::from_slice(&raw.bytes).map_err(|error| {
-                self.protocol(
-                    &format!("reading the signatures under {}:{tag}", self.repository),
-                    &format!("what is there is no image of signatures ({error})"),
-                )
-            })
-        })
-        .transpose()
+        let operation = format!("reading the signatures under {}:{tag}", self.repository);
+        let Some(raw) = self.registry.get_manifest(&self.repository, tag).await? else {
+            return Ok(None);
+        };
+        let manifest = serde_json::from_slice(&raw.bytes).map_err(|error| {
+            let reason = format!("what is there is no image of signatures ({error})");
+            self.protocol(&operation, &reason)
+        })?;
+        self.bound(&operation, tag, &manifest)?;
+        Ok(Some(manifest))
     }
 
-    async fn signatures_of(
+    /// Makes sure that an image of signatures is not too long to be read, now or the next time.
+    fn bound(&self, operation: &str, tag: &str, manifest: &Manifest) -> Result<(), RegistryError> {
+        if manifest.layers.len() <= LAYERS_LIMIT {
+            return Ok(());
+        }
+        let reason = format!(
+            "no more than {LAYERS_LIMIT} signatures may be under {}:{tag}: remove that tag, and sign the image again",
+            self.repository
+        );
+        Err(self.protocol(operation, &reason))
+    }
+
+    /// Does one of these signatures say that the owner of `key` signed the image? Nothing: there is none.
+    async fn vouched(
         &self,
         manifest: Option<&Manifest>,
-    ) -> Result<Vec<Signature>, RegistryError> {
-        let mut found = Vec::new();
+        digest: &str,
+        key: &PublicKey,
+    ) -> Result<Option<bool>, RegistryError> {
+        // All keys sign the same payload, which is read once.
+        let mut payloads: BTreeMap<&str, Vec<(&Descriptor, Vec<u8>)>> = BTreeMap::new();
         for layer in manifest.into_iter().flat_map(|manifest| &manifest.layers) {
-            let Some(signature) = signature::annotated(layer)
-                .filter(|_| layer.media_type == signature::PAYLOAD_MEDIA_TYPE)
-            else {
+            if layer.media_type != signature::PAYLOAD_MEDIA_TYPE {
                 continue;
-            };
-            if let Some(payload) = self.small_blob(&layer.digest, PAYLOAD_LIMIT).await? {
-                found.push(Signature { payload, signature });
+            }
+            if let Some(signature) = signature::annotated(layer) {
+                let signatures = payloads.entry(&layer.digest).or_default();
+                signatures.push((layer, signature));
             }
         }
-        Ok(found)
+        let mut verdict = None;
+        for signatures in payloads.into_values() {
+            let Some((layer, _)) = signatures.first() else {
+                continue;
+            };
+            let Some(payload) = self.small_blob(layer, PAYLOAD_LIMIT).await? else {
+                continue;
+            };
+            for (_, signature) in signatures {
+                let payload = payload.clone();
+                if signature::vouches(key, digest, &Signature { payload, signature }) {
+                    return Ok(Some(true));
+                }
+                verdict = Some(false);
+            }
+        }
+        Ok(verdict)
     }
 
-    /// A blob in memory, compared with its digest; nothing if the registry lost it.
-    async fn small_blob(&self, digest: &str, limit: u64) -> Result<Option<Bytes>, RegistryError> {
-        let operation = format!("reading blob {digest} of {}", self.repository);
+    /// A layer's blob in memory, compared with its digest; nothing if the registry lost it.
+    async fn small_blob(
+        &self,
+        layer: &Descriptor,
+        limit: u64,
+    ) -> Result<Option<Bytes>, RegistryError> {
+        let digest = layer.digest.as_str();
+        let operation = format!("reading blob {digest:?} of {}", self.repository);
+        if !is_digest(digest) {
+            let reason = "that is no digest: only `sha256:` with 64 hexadecimal digits is read";
+            return Err(self.protocol(&operation, reason));
+        }
+        let too_large = || self.protocol(&operation, &format!("it has more than {limit} bytes"));
+        if layer.size > limit {
+            return Err(too_large());
+        }
         let Some(mut stream) = self.registry.get_blob(&self.repository, digest).await? else {
             return Ok(None);
         };
@@ -311,7 +350,7 @@ impl Store<'_> {
         while let Some(chunk) = stream.try_next().await? {
             bytes.extend_from_slice(&chunk);
             if bytes.len() as u64 > limit {
-                return Err(self.protocol(&operation, &format!("it has more than {limit} bytes")));
+                return Err(too_large());
             }
         }
         if Sha256Digest::of(&bytes).to_string() != digest {
@@ -409,6 +448,19 @@ impl Store<'_> {
             reason: reason.to_owned(),
         }
     }
+}
+
+/// The layers that hold statements of this kind, each once.
+fn envelopes<'a>(manifest: Option<&'a Manifest>, predicate: &str) -> Vec<&'a Descriptor> {
+    let mut seen = BTreeSet::new();
+    let layers = manifest.into_iter().flat_map(|manifest| &manifest.layers);
+    let wanted = layers.filter(|layer| {
+        let states = layer.annotations.get(dsse::PREDICATE_ANNOTATION);
+        layer.media_type == dsse::MEDIA_TYPE && states.is_some_and(|found| found == predicate)
+    });
+    wanted
+        .filter(|layer| seen.insert(layer.digest.as_str()))
+        .collect()
 }
 
 /// A document as a statement, and what it states.
