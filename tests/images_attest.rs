@@ -439,6 +439,50 @@ fn push_signs_no_image_that_somebody_else_gave_its_tag() {
     assert_eq!(project.code(&["verify", "--key", &public]), 0);
 }
 
+#[test]
+fn what_a_failed_run_pushed_is_ours_to_the_next() {
+    let project = Project::new("half");
+    let (private, public) = project.key("mine");
+    let pod = "kind: Pod\nspec:\n  containers:\n  - image: app\n  - image: late\n";
+    fs::write(project.path("deploy/pod.yaml"), pod).unwrap();
+    fs::create_dir(project.path("late")).unwrap();
+    fs::write(project.path("late/Dockerfile"), "FROM app\nCOPY file /\n").unwrap();
+    assert_eq!(project.code(&["push", "--key", &private]), 6);
+    let pushed = project.digest();
+    assert_eq!(project.code(&["verify", "app", "--key", &public]), 15);
+    fs::write(project.path("late/file"), "x").unwrap();
+    project.done(&["push", "--key", &private]);
+    assert_eq!(project.digest(), pushed);
+    assert_eq!(project.code(&["verify", "--key", &public]), 0);
+}
+
+#[test]
+fn nothing_is_said_in_another_repository_than_the_locks() {
+    let project = Project::new("here");
+    let (private, public) = project.key("mine");
+    project.done(&["push"]);
+    for arguments in [
+        &["attest", "--sign", "--key", &private][..],
+        &["verify", "--key", &public],
+    ] {
+        let output = project
+            .command(assert_cmd::cargo::cargo_bin("orch"))
+            .arg("images")
+            .args(arguments)
+            .args(["--manifests", "deploy", "--registry", &project.address])
+            .args(["--namespace", "somewhere/else"])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains("somewhere/else/app"), "{text}");
+        assert!(
+            text.contains(&format!("{}/app", project.namespace)),
+            "{text}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn push_adds_nothing_to_an_image_that_somebody_else_pushes_meanwhile() {
     let registry = FakeRegistry::start().await;

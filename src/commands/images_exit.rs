@@ -13,7 +13,9 @@ fn exit_of(error: &ImageError) -> Exit {
         | ImageError::Lock(_) => Exit::Input,
         ImageError::Namespace { .. } | ImageError::NoStandIn { .. } => Exit::Input,
         ImageError::Attest(AttestError::Stale { .. }) => Exit::SourceChanged,
-        ImageError::Attest(AttestError::Key(_) | AttestError::NotPushed { .. }) => Exit::Input,
+        ImageError::Attest(
+            AttestError::Key(_) | AttestError::NotPushed { .. } | AttestError::Elsewhere { .. },
+        ) => Exit::Input,
         ImageError::Attest(_) => Exit::Registry,
         ImageError::Base(_) | ImageError::Build(_) => Exit::Build,
         ImageError::Engine(_) | ImageError::Layer(_) => Exit::Host,

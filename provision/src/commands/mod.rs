@@ -96,9 +96,20 @@ async fn alone(path: &Path, reporter: &dyn Reporter) -> Result<File, CommandFail
     }
 }
 
-/// Runs until done, until SIGINT, SIGTERM or SIGHUP, or until nobody reads its events any more: a cut SSH connection sends no
-/// signal to a program without a terminal, and one that went on would keep the node from the next run. Every step is safe to
-/// stop at any moment: files are replaced whole, and the next run looks at the machine again.
+/// Runs until done, or until nobody reads its events any more: a cut SSH connection sends no signal to a program without a
+/// terminal, and one that went on would keep the node from the next run.
+async fn attended<T>(work: impl Future<Output = Result<T, StepFailure>>) -> Result<T, StepFailure> {
+    interruptible(async {
+        tokio::select! {
+            result = work => result,
+            () = abandoned(io::stdout()) => Err(CommandFailure::Abandoned.into()),
+        }
+    })
+    .await
+}
+
+/// Runs until done or until SIGINT, SIGTERM or SIGHUP. Every step may be stopped at any moment: files are replaced whole, and the
+/// next run looks at the machine again.
 async fn interruptible<T>(
     work: impl Future<Output = Result<T, StepFailure>>,
 ) -> Result<T, StepFailure> {
@@ -110,7 +121,6 @@ async fn interruptible<T>(
     ] {
         signals.push(signal(kind).map_err(CommandFailure::Signals)?);
     }
-    let abandoned = abandoned(io::stdout());
     let [interrupt, terminate, hangup] = signals.as_mut_slice() else {
         return work.await;
     };
@@ -119,7 +129,6 @@ async fn interruptible<T>(
         _ = interrupt.recv() => Err(CommandFailure::Interrupted.into()),
         _ = terminate.recv() => Err(CommandFailure::Interrupted.into()),
         _ = hangup.recv() => Err(CommandFailure::Interrupted.into()),
-        () = abandoned => Err(CommandFailure::Abandoned.into()),
     }
 }
 

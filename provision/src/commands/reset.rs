@@ -5,7 +5,7 @@ use std::path::Path;
 use orch_contract::{ExitCode, NameError, NodeName};
 use orch_runner::{ExitCoded, Reporter, Runner, StepFailure};
 
-use super::{LOCK, alone, interruptible};
+use super::{LOCK, alone, attended};
 use crate::cli::ResetArgs;
 use crate::output::StdoutReporter;
 use crate::remove::{ClearNetwork, DeleteFiles, KillContainers, StopServices, UnmountVolumes};
@@ -43,7 +43,7 @@ pub(crate) async fn run(arguments: ResetArgs) -> Result<(), StepFailure> {
         node: this_machine().map_err(ResetError::HostName)?,
         output: arguments.output,
     };
-    interruptible(async {
+    attended(async {
         let _lock = if arguments.dry_run {
             None
         } else {

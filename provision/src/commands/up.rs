@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use orch_contract::{Event, NodeConfig, Role};
 use orch_runner::{Reporter, Runner, StepFailure};
 
-use super::{CommandFailure, LOCK, alone, interruptible, load_config};
+use super::{CommandFailure, LOCK, alone, attended, load_config};
 use crate::cli::UpArgs;
 use crate::output::StdoutReporter;
 use crate::steps::{
@@ -74,7 +74,7 @@ pub(crate) async fn run(arguments: UpArgs) -> Result<(), StepFailure> {
         config_path: arguments.config,
         is_root: rustix::process::geteuid().is_root(),
     };
-    interruptible(async {
+    attended(async {
         let _lock = if up.is_root && !arguments.dry_run {
             Some(alone(Path::new(LOCK), &reporter).await?)
         } else {

@@ -248,6 +248,9 @@ impl MountStorage<'_> {
                     })
             }
             Err(_) => {
+                // An installation that was cut off keeps every later one from beginning. Where there was none, this does nothing.
+                let finish = Invocation::new("dpkg", ["--configure", "-a"]);
+                let _ = system.commands.run(&finish.timeout(INSTALL_TIMEOUT)).await;
                 // The lists of a fresh image are often empty or stale.
                 let update = Invocation::new("apt-get", ["update"]).timeout(INSTALL_TIMEOUT);
                 let package = |source| MountStorageError::Package {

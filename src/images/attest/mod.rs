@@ -106,7 +106,7 @@ pub enum AttestError {
     /// Somebody else's image has the tag.
     #[error(
         "{component}: this run did not push {reference}, and {lock} does not list it, so it is not signed: look at that image; \
-         if it is the right one, run `orch images push {component}` without a key, which puts it into the lock, and then \
+         if it is the right one, run `orch images push --no-key {component}`, which puts it into the lock, and then \
          `orch images attest --sign --key KEY {component}`"
     )]
     NotOurs {
@@ -114,6 +114,20 @@ pub enum AttestError {
         component: String,
         /// What the registry has.
         reference: String,
+        /// The lock.
+        lock: PathBuf,
+    },
+    /// This run speaks to another repository than the lock's.
+    #[error(
+        "{component}: {lock} lists it as {listed}, and this run would look at {here}: name the lock's with --registry and --namespace"
+    )]
+    Elsewhere {
+        /// The component.
+        component: String,
+        /// What the lock says.
+        listed: String,
+        /// Where this run looks.
+        here: String,
         /// The lock.
         lock: PathBuf,
     },

@@ -243,19 +243,23 @@ impl Pipeline {
             reporter: Arc::clone(&self.reporter),
         };
         let published = self
-            .in_order(&prepared, |source| {
-                self.publish(source, &planned, &foundations, &pusher)
+            .in_order(&prepared, async |source| {
+                let digest = self.publish(source, &planned, &foundations, &pusher);
+                let (digest, name) = (digest.await?, &source.component.name);
+                let Some((input, digest)) = planned.inputs.get(name).zip(digest) else {
+                    return Ok(None);
+                };
+                let entry = self.entry(name, input, digest);
+                self.remember(&prepared, name, &entry)?;
+                Ok(Some(entry))
             })
             .await;
         // Also after a failure: what was sent is there.
         pusher.knowledge.save();
-        let mut entries = BTreeMap::new();
-        for (name, digest) in published? {
-            if let (Some(input), Some(digest)) = (planned.inputs.get(&name), digest) {
-                let entry = self.entry(&name, input, digest);
-                entries.insert(name, entry);
-            }
-        }
+        let entries: BTreeMap<String, Entry> = published?
+            .into_iter()
+            .filter_map(|(name, entry)| Some((name, entry?)))
+            .collect();
         let attested = self
             .attest_pushed(
                 &prepared,
@@ -461,6 +465,21 @@ impl Pipeline {
             &references,
         )?;
         Ok(())
+    }
+
+    /// Puts one component into the lock as soon as the registry has it: if the run ends before its own end, the next one knows
+    /// whose image it finds there.
+    fn remember(
+        &self,
+        prepared: &Prepared,
+        component: &str,
+        entry: &Entry,
+    ) -> Result<(), ImageError> {
+        if prepared.lock.components.get(component) == Some(entry) {
+            return Ok(());
+        }
+        let entries = BTreeMap::from([(component.to_owned(), entry.clone())]);
+        self.write_lock(prepared, entries, &[])
     }
 
     fn write_lock(

@@ -102,10 +102,21 @@ impl Pipeline {
 
     fn locked<'l>(&self, lock: &'l Lock, component: &str) -> Result<&'l Entry, ImageError> {
         let entry = lock.components.get(component);
-        Ok(entry.ok_or_else(|| AttestError::NotPushed {
+        let entry = entry.ok_or_else(|| AttestError::NotPushed {
             component: component.to_owned(),
             lock: self.settings.lock.clone(),
-        })?)
+        })?;
+        let here = self.destination.repository(component);
+        if entry.repository != here {
+            return Err(AttestError::Elsewhere {
+                component: component.to_owned(),
+                listed: entry.repository.clone(),
+                here,
+                lock: self.settings.lock.clone(),
+            }
+            .into());
+        }
+        Ok(entry)
     }
 
     /// Names as far as the lock's own bases give them.
@@ -161,8 +172,9 @@ impl Pipeline {
             ..Attested::default()
         };
         let wanted = &self.settings.attest;
+        // Nothing is said, not even by a signature, about an image that is not there.
+        let manifest = store.image(&entry.digest).await?;
         if wanted.sbom || wanted.provenance {
-            let manifest = store.image(&entry.digest).await?;
             if wanted.provenance {
                 let build = self.build_of(prepared, inputs, source, entry);
                 let known = store.referrers(&entry.digest).await?;
