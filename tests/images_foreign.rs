@@ -218,6 +218,38 @@ fn build_arguments_of_the_command_line_are_part_of_the_names_of_those_that_decla
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
 }
 
+#[test]
+fn what_another_lock_pinned_at_another_registry_is_not_given_back() {
+    let registry = RealRegistry::start();
+    let pod = |image: &str| format!("kind: Pod\nspec: {{containers: [{{image: {image}}}]}}\n");
+    let project = Foreign::new(
+        "moved",
+        &[
+            ("orch.yaml", "images: {}\n"),
+            ("web/Dockerfile", "FROM scratch\nCOPY page /\n"),
+            ("web/page", "hello\n"),
+            ("deploy/pod.yaml", &pod("web")),
+        ],
+    );
+    let images = |arguments: &[&str]| {
+        let common = ["--registry", &registry.address, "--manifests", "deploy"];
+        let namespace = ["--namespace", &project.namespace];
+        let output = project.orch(&[&["images"][..], arguments, &common, &namespace].concat());
+        assert!(output.status.success(), "{}", said(&output));
+    };
+    images(&["push"]);
+    let old = "old.example.org";
+    let lock = project.read("images.lock").replace(&registry.address, old);
+    fs::write(project.path().join("images.lock"), lock).unwrap();
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let before = pod(&format!("{old}/{}/web@{digest}", project.namespace));
+    fs::write(project.path().join("deploy/pod.yaml"), before).unwrap();
+    images(&["push", "--pin"]);
+    assert!(project.read("deploy/pod.yaml").contains(&registry.address));
+    images(&["unpin"]);
+    assert_eq!(project.read("deploy/pod.yaml"), pod("web"));
+}
+
 /// Highest memory of a running process so far, in MiB.
 fn peak_memory(process: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;

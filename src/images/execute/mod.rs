@@ -495,7 +495,8 @@ impl Pipeline {
         let all_bases = prepared.selection.all_bases.iter().map(String::as_str);
         lock.bases.extend(prepared.bases.locked(all_bases));
         if !edits.is_empty() {
-            let (known, ours) = (&lock.originals, self.ours(&lock)?);
+            // As this run found the images: by now the lock may say where it has put them.
+            let (known, ours) = (&lock.originals, self.ours(&prepared.lock)?);
             lock.originals = pinning::record(
                 known,
                 &prepared.manifests,
