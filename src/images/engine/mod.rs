@@ -142,7 +142,11 @@ impl Engine {
         let list = ["image", "ls", "--no-trunc", "--format"];
         let output = match self.builder().await {
             Builder::Buildah => {
-                let list = ["images", "--no-trunc", "--format={{.Name}}:{{.Tag}} {{.ID}}"];
+                let list = [
+                    "images",
+                    "--no-trunc",
+                    "--format={{.Name}}:{{.Tag}} {{.ID}}",
+                ];
                 match self.run(&list).await {
                     // It looks again at what it has just listed: somebody may have removed an image in between.
                     Err(error) if error.to_string().contains("not known") => {
