@@ -514,6 +514,115 @@ async fn push_adds_nothing_to_an_image_that_somebody_else_pushes_meanwhile() {
     assert_eq!(state.log.iter().find(put), None);
 }
 
+/// Everything that the command said.
+fn said(output: &Output) -> String {
+    let text = [&output.stderr[..], &output.stdout].map(String::from_utf8_lossy);
+    text.concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_lists_tag_leads_to_the_image_itself_only_signatures_are_kept() {
+    let registry = FakeRegistry::start().await;
+    let project = Project::at("gitlab", &registry.address);
+    let (private, public) = project.key("mine");
+    project.done(&["push"]);
+    let repository = format!("{}/app", project.namespace);
+    let list = format!("{repository}/{}", project.digest().replace(':', "-"));
+    let put = |bytes: Vec<u8>| {
+        let mut state = registry.state.lock().unwrap();
+        state.manifests.insert(list.clone(), bytes);
+    };
+    let image = {
+        let state = registry.state.lock().unwrap();
+        state.manifests[&format!("{repository}/{}", project.digest())].clone()
+    };
+    put(image);
+    for document in ["--sbom", "--provenance"] {
+        let text = said(&project.orch(&["attest", document]));
+        assert!(text.contains("only signatures (--key)"), "{text}");
+        assert!(!text.contains("remove that tag"), "{text}");
+    }
+    project.done(&["attest", "--sign", "--key", &private]);
+    assert_eq!(project.code(&["verify", "--key", &public]), 0);
+    // Whatever has the form of a list is still none.
+    put(br#"{"schemaVersion":2,"manifests":[]}"#.to_vec());
+    let text = said(&project.orch(&["attest", "--sbom"]));
+    assert!(text.contains("remove that tag"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_the_list_under_a_tag_still_names_is_made_anew() {
+    let registry = FakeRegistry::start().await;
+    let project = Project::at("named", &registry.address);
+    let documents = ["attest", "--sbom", "--provenance"];
+    project.done(&["push"]);
+    let first = project.done(&documents);
+    let digests = ["/app/sbom/0", "/app/provenance"].map(|place| {
+        let digest = first.pointer(place).and_then(Value::as_str);
+        digest.unwrap().to_owned()
+    });
+    let repository = format!("{}/app", project.namespace);
+    let names = digests.map(|digest| format!("{repository}/{digest}"));
+    for name in &names {
+        registry.state.lock().unwrap().manifests.remove(name);
+    }
+    let again = project.done(&documents);
+    assert_eq!(again["app"]["added"], 2, "{again}");
+    assert_eq!(again["app"]["sbom"], first["app"]["sbom"]);
+    {
+        let manifests = &mut registry.state.lock().unwrap().manifests;
+        assert!(names.iter().all(|name| manifests.contains_key(name)));
+        // Entries of others like ours, whose artifacts are gone, before ours.
+        let list = format!("{repository}/{}", project.digest().replace(':', "-"));
+        let list = manifests.get_mut(&list).unwrap();
+        let mut index: Value = serde_json::from_slice(list).unwrap();
+        let entries = index["manifests"].as_array_mut().unwrap();
+        let mut gone = entries.clone();
+        for entry in &mut gone {
+            entry["digest"] = sha256("gone").into();
+        }
+        entries.splice(..0, gone);
+        *list = index.to_string().into_bytes();
+    }
+    let third = project.done(&documents);
+    assert_eq!(third["app"]["added"], 0, "{third}");
+    assert_eq!(third["app"]["sbom"], first["app"]["sbom"]);
+    assert_eq!(third["app"]["provenance"], again["app"]["provenance"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signatures_that_are_made_at_the_same_time_all_stay() {
+    let registry = FakeRegistry::start().await;
+    let project = Project::at("together", &registry.address);
+    let (mine, my_public) = project.key("mine");
+    let (theirs, their_public) = project.key("theirs");
+    project.done(&["push", "--key", &theirs]);
+    let repository = format!("{}/app", project.namespace);
+    let tag = format!("{}.sig", project.digest().replace(':', "-"));
+    let name = format!("{repository}/{tag}");
+    let manifest = registry.state.lock().unwrap().manifests.remove(&name);
+    let manifest = manifest.unwrap();
+    let overtake = || FaultKind::Overtake {
+        repository: repository.clone(),
+        tag: tag.clone(),
+        manifest: manifest.clone(),
+    };
+    registry.fail("PUT", ".sig", overtake());
+    let sign = ["attest", "--sign", "--key", &mine];
+    project.done(&sign);
+    assert_eq!(project.code(&["verify", "--key", &my_public]), 0);
+    assert_eq!(project.code(&["verify", "--key", &their_public]), 0);
+    // Nobody writes without end.
+    registry.state.lock().unwrap().manifests.remove(&name);
+    for _ in 0..100 {
+        registry.fail("PUT", ".sig", overtake());
+    }
+    let output = project.orch(&sign);
+    assert!(!output.status.success(), "{output:?}");
+    let text = said(&output);
+    assert!(text.contains("somebody else keeps writing it"), "{text}");
+}
+
 #[test]
 fn what_was_said_once_is_not_said_again_at_another_commit() {
     let project = Project::new("commits");
