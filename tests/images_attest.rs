@@ -73,11 +73,13 @@ impl Project {
         let below = "Package: gone\nStatus: install ok installed\nVersion: 1\n";
         let above = "Package: libc6\nStatus: install ok installed\nSource: glibc\nVersion: 2.36-9\nArchitecture: amd64\n";
         let lock = "version = 4\n[[package]]\nname = \"serde\"\nversion = \"1.0.200\"\nsource = \"registry+https://github.com/rust-lang/crates.io-index\"\n";
+        // Equal images of two tests would be one image in the engine, which the first of them to end removes.
+        let dockerfile = format!(
+            "FROM scratch\nLABEL test={}\nARG TOKEN=hush\nCOPY below /\nCOPY above /\n",
+            project.namespace
+        );
         for (path, text) in [
-            (
-                "app/Dockerfile",
-                "FROM scratch\nARG TOKEN=hush\nCOPY below /\nCOPY above /\n",
-            ),
+            ("app/Dockerfile", dockerfile.as_str()),
             ("app/below/etc/os-release", "ID=debian\nVERSION_ID=12\n"),
             ("app/below/var/lib/dpkg/status", below),
             ("app/above/var/lib/dpkg/status", above),

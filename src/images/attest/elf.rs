@@ -300,12 +300,9 @@ pub mod tests {
         bytes.extend(of_names);
         bytes[WIDE.count.0..WIDE.count.0 + 2].copy_from_slice(&(more + 2).to_le_bytes());
         bytes[WIDE.names.0..WIDE.names.0 + 2].copy_from_slice(&(more + 1).to_le_bytes());
-        let start = std::time::Instant::now();
+        // To search each for its end is to read a quarter of a terabyte: that would not come to an end here.
         let found = sections(&mut Cursor::new(&bytes), [".a", "xx"], 3).unwrap();
         assert_eq!(found, [None, None]);
-        // To search each for its end is to read a quarter of a terabyte.
-        let took = start.elapsed();
-        assert!(took < std::time::Duration::from_secs(5), "{took:?}");
     }
 
     #[test]
