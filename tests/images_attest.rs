@@ -486,6 +486,39 @@ fn nothing_is_said_in_another_repository_than_the_locks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_the_key_signed_is_not_made_again() {
+    let registry = FakeRegistry::start().await;
+    let project = Project::at("listed", &registry.address);
+    let (private, _) = project.key("mine");
+    let push = ["push", "--sbom", "--key", &private];
+    let first = project.done(&push);
+    assert_eq!(first["attested"]["app"]["added"], 3, "{first}");
+    // Another host, which has no layer.
+    fs::remove_dir_all(project.path(".cache")).unwrap();
+    registry.state.lock().unwrap().log.clear();
+    let second = project.done(&push);
+    let told = |report: &Value| report["attested"]["app"]["sbom"].clone();
+    assert_eq!(told(&second), told(&first));
+    assert_eq!(second["attested"]["app"]["added"], 0, "{second}");
+    assert_eq!(second["bytes_sent"], 0, "{second}");
+    let state = registry.state.lock().unwrap();
+    let image = format!("{}/app/{}", project.namespace, project.digest());
+    let image = String::from_utf8_lossy(&state.manifests[&image]).into_owned();
+    let layers: Vec<&String> = state
+        .log
+        .iter()
+        .filter(|line| line.starts_with("GET") && line.contains("/blobs/"))
+        .filter(|line| image.contains(line.rsplit('/').next().unwrap_or_default()))
+        .collect();
+    assert!(layers.is_empty(), "{layers:?}");
+    drop(state);
+    // Somebody else's list is as good as none to the key.
+    let (other, _) = project.key("other");
+    let third = project.done(&["push", "--sbom", "--key", &other]);
+    assert_eq!(third["attested"]["app"]["added"], 2, "{third}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn push_adds_nothing_to_an_image_that_somebody_else_pushes_meanwhile() {
     let registry = FakeRegistry::start().await;
     let project = Project::at("overtaken", &registry.address);

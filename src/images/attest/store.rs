@@ -219,6 +219,38 @@ impl Store<'_> {
         Ok(statements)
     }
 
+    /// The document in the artifact `entry`, if what it states about `digest` is one of these signed statements.
+    pub async fn sealed_document(
+        &self,
+        name: &str,
+        digest: &str,
+        media_type: &str,
+        entry: &Descriptor,
+        sealed: &[Vec<u8>],
+    ) -> Result<Option<Bytes>, RegistryError> {
+        let found = self.registry.get_manifest(&self.repository, &entry.digest);
+        let Some(raw) = found.await? else {
+            return Ok(None);
+        };
+        // Anybody may have put it there: what is no document of ours is not worth an error.
+        let Ok(manifest) = serde_json::from_slice::<Manifest>(&raw.bytes) else {
+            return Ok(None);
+        };
+        let [layer] = manifest.layers.as_slice() else {
+            return Ok(None);
+        };
+        if !is_digest(&layer.digest) || layer.size > DOCUMENT_LIMIT {
+            return Ok(None);
+        }
+        let Some(bytes) = self.small_blob(layer, DOCUMENT_LIMIT).await? else {
+            return Ok(None);
+        };
+        let stated = statement(name, digest, media_type, &bytes);
+        Ok(stated
+            .is_ok_and(|(_, statement)| sealed.contains(&statement))
+            .then_some(bytes))
+    }
+
     /// The statement in a layer, if the owner of `key` signed it.
     async fn opened(
         &self,

@@ -9,6 +9,7 @@ use super::Pipeline;
 use super::packages::Platform;
 use crate::images::ImageError;
 use crate::images::attest::artifact::document;
+use crate::images::attest::dsse;
 use crate::images::attest::key::PrivateKey;
 use crate::images::attest::provenance::{self, Build, COMPONENT};
 use crate::images::attest::store::{Referrers, Store};
@@ -20,6 +21,9 @@ use crate::images::execute::gather::Prepared;
 use crate::images::input::{Input, Source};
 use crate::images::lock::Entry;
 use crate::images::registry::{Descriptor, RawManifest};
+
+/// How many lists of packages are compared with what the key signed. Whoever may push can put any number there.
+const CANDIDATES: usize = 16;
 
 /// A document that is at an image.
 pub(super) struct Placed {
@@ -43,23 +47,33 @@ impl Placed {
 }
 
 impl Pipeline {
-    /// The list of packages that is at the image now; one that is to be `signed` is always made here.
+    /// The list of packages that is at the image now. With a key, one that is there counts only if this key signed it.
     pub(super) async fn attach_sbom(
         &self,
         store: &Store<'_>,
         source: &Source,
         entry: &Entry,
         image: &Platform,
-        signed: bool,
+        key: Option<&PrivateKey>,
     ) -> Result<Placed, ImageError> {
         let digest = image.manifest.digest();
         let known = store.referrers(&digest).await?;
         let wanted = [(INPUT, entry.input.as_str()), (FORMAT, SBOM_VERSION)];
-        let enough = match signed {
-            true => Vec::new(),
-            false => known.all(spdx::MEDIA_TYPE, &wanted),
-        };
-        if let Some(there) = store.first_there(&known, enough).await? {
+        let enough = known.all(spdx::MEDIA_TYPE, &wanted);
+        if let Some(key) = key {
+            let public = key.public();
+            let sealed = store.sealed(&digest, dsse::SPDX_PREDICATE, &public).await?;
+            for there in enough.into_iter().take(CANDIDATES) {
+                let name = entry.repository.as_str();
+                let found = store.sealed_document(name, &digest, spdx::MEDIA_TYPE, there, &sealed);
+                if let Some(made) = found.await? {
+                    return Ok(Placed {
+                        made: Some(made),
+                        ..Placed::there(there)
+                    });
+                }
+            }
+        } else if let Some(there) = store.first_there(&known, enough).await? {
             return Ok(Placed::there(there));
         }
         let bytes: Bytes = self

@@ -191,10 +191,7 @@ impl Pipeline {
             }
             if wanted.sbom {
                 for image in self.platforms(&store, source, manifest).await? {
-                    let signed = key.is_some();
-                    let placed = self
-                        .attach_sbom(&store, source, entry, &image, signed)
-                        .await?;
+                    let placed = self.attach_sbom(&store, source, entry, &image, key).await?;
                     self.attached(&mut attested, name, "list of packages", placed.new);
                     if let (Some(key), Some(made)) = (key, &placed.made) {
                         let subject = image.manifest.digest();
