@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{HostError, Privilege};
 use crate::process::Program;
 
-/// How long a fresh engine may take to answer: on a busy disk it opens its build cache for more than a minute.
+/// How long a fresh engine may take to answer: with a large build cache on a busy disk, more than a minute.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The Docker engine that the `docker` command talks to.
