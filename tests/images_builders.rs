@@ -44,16 +44,7 @@ fn builds_with(builder: &str) {
             ),
         ],
     );
-    let common = [
-        "--builder",
-        builder,
-        "--registry",
-        &registry.address,
-        "--namespace",
-        &project.namespace,
-        "--manifests",
-        "deploy",
-    ];
+    let common = [&["--builder", builder][..], &project.at(&registry.address)].concat();
     let orch =
         |arguments: &[&str]| stdout(project.orch_of_everyday(&[arguments, &common].concat()));
     orch(&["images", "push", "--pin"]);

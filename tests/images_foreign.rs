@@ -34,20 +34,10 @@ fn a_repository_without_orch_yaml_is_built_pushed_pinned_and_checked() {
             ),
         ],
     );
-    let common = [
-        "--registry",
-        &registry.address,
-        "--namespace",
-        &project.namespace,
-        "--manifests",
-        "deploy",
-        "--map",
-        "acme/web=web",
-        "--keep",
-        "redis",
-    ];
+    let own = project.at(&registry.address);
+    let common = [&own[..], &["--map", "acme/web=web", "--keep", "redis"]].concat();
     let with = |arguments: &[&'static str]| -> Vec<&str> {
-        arguments.iter().copied().chain(common).collect()
+        arguments.iter().chain(&common).copied().collect()
     };
     project.done(&with(&["images", "push", "--pin"]));
     let pinned = project.read("deploy/all.yaml");
@@ -143,9 +133,7 @@ fn build_arguments_of_the_command_line_are_part_of_the_names_of_those_that_decla
         ],
     );
     let images = |arguments: &[&str]| -> Output {
-        let common = ["--registry", &registry.address, "--manifests", "deploy"];
-        let namespace = ["--namespace", &project.namespace];
-        project.orch(&[&["images"][..], arguments, &common, &namespace].concat())
+        project.orch(&[&["images"][..], arguments, &project.at(&registry.address)].concat())
     };
     let steps = |arguments: &[&str]| -> serde_json::Value {
         let output = images(&[&["plan", "--output", "json"][..], arguments].concat());
@@ -232,9 +220,8 @@ fn what_another_lock_pinned_at_another_registry_is_not_given_back() {
         ],
     );
     let images = |arguments: &[&str]| {
-        let common = ["--registry", &registry.address, "--manifests", "deploy"];
-        let namespace = ["--namespace", &project.namespace];
-        let output = project.orch(&[&["images"][..], arguments, &common, &namespace].concat());
+        let own = project.at(&registry.address);
+        let output = project.orch(&[&["images"][..], arguments, &own].concat());
         assert!(output.status.success(), "{}", said(&output));
     };
     images(&["push"]);

@@ -58,18 +58,9 @@ fn index_with(builder: &str) {
             ),
         ],
     );
-    let common = [
-        "--registry",
-        &registry.address,
-        "--namespace",
-        &project.namespace,
-        "--manifests",
-        "deploy",
-        "--builder",
-        builder,
-    ];
+    let common = [&project.at(&registry.address)[..], &["--builder", builder]].concat();
     let with = |arguments: &[&'static str]| -> Vec<&str> {
-        arguments.iter().copied().chain(common).collect()
+        arguments.iter().chain(&common).copied().collect()
     };
     project.done(&with(&["images", "push", "--pin"]));
     let pinned = project.read("deploy/all.yaml");

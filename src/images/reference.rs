@@ -6,7 +6,9 @@
 
 use oci_distribution::{ParseError, Reference};
 
-const HUB: &str = "docker.io";
+use super::destination::DOCKER_HUB;
+use super::hash::is_digest;
+
 const HUB_BEFORE: &str = "index.docker.io";
 const LONGEST_REPOSITORY: usize = 255;
 const LONGEST_TAG: usize = 128;
@@ -16,13 +18,13 @@ pub fn parse(text: &str) -> Result<Reference, ParseError> {
     plain(text).map_or_else(|| text.parse(), Ok)
 }
 
-/// A reference of ASCII characters, with a domain that has a dot, a port or is localhost, and with no digest but SHA-256.
+/// A reference of ASCII characters, with a domain that has a dot, a port or is localhost, and with no digest but SHA-256 in lower case.
 fn plain(text: &str) -> Option<Reference> {
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => (rest, Some(digest)),
         None => (text, None),
     };
-    if !digest.is_none_or(is_sha256) {
+    if !digest.is_none_or(is_digest) {
         return None;
     }
     let path = rest.rfind('/').map_or(0, |slash| slash + 1);
@@ -37,17 +39,17 @@ fn plain(text: &str) -> Option<Reference> {
         Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => {
             (is_domain(first).then_some(first)?, rest)
         }
-        _ => (HUB, name),
+        _ => (DOCKER_HUB, name),
     };
     if !repository.split('/').all(is_component) {
         return None;
     }
     let registry = if registry == HUB_BEFORE {
-        HUB
+        DOCKER_HUB
     } else {
         registry
     };
-    let repository = if registry == HUB && !repository.contains('/') {
+    let repository = if registry == DOCKER_HUB && !repository.contains('/') {
         format!("library/{repository}")
     } else {
         repository.to_owned()
@@ -65,11 +67,6 @@ fn plain(text: &str) -> Option<Reference> {
             Reference::with_tag(registry, repository, tag.unwrap_or("latest").to_owned())
         }
     })
-}
-
-fn is_sha256(digest: &str) -> bool {
-    let hex = digest.strip_prefix("sha256:");
-    hex.is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 fn is_tag(tag: &str) -> bool {

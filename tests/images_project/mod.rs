@@ -96,6 +96,18 @@ impl Foreign {
         self.project.read(path)
     }
 
+    /// Options for a namespace of its own at this registry, and manifests in `deploy`.
+    pub(crate) fn at<'a>(&'a self, registry: &'a str) -> [&'a str; 6] {
+        [
+            "--registry",
+            registry,
+            "--namespace",
+            &self.namespace,
+            "--manifests",
+            "deploy",
+        ]
+    }
+
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         self.project.orch(arguments)
     }
