@@ -18,6 +18,14 @@ pub(crate) struct Applied {
 /// SHA-256 by input: a path, or another name.
 pub(crate) type Inputs = BTreeMap<String, String>;
 
+/// What a service is started with, as a step leaves it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Prepared {
+    pub(crate) inputs: Inputs,
+    /// Those that were something else when the step looked: a service that runs may have read that.
+    pub(crate) changed: Vec<String>,
+}
+
 impl Applied {
     /// A record that is missing or damaged knows nothing, which costs a restart and no more.
     pub(crate) fn load(files: &dyn Files) -> Result<Self, FileError> {
@@ -41,11 +49,34 @@ impl Applied {
         Some(changed)
     }
 
+    /// Takes inputs out of the record, before they are put right: a run that is cut off in between leaves a service that
+    /// the next run knows to have read something else.
+    pub(crate) fn forget(
+        files: &dyn Files,
+        unit: &str,
+        changed: &[String],
+    ) -> Result<(), FileError> {
+        let mut applied = Self::load(files)?;
+        let Some(known) = applied.services.get_mut(unit) else {
+            return Ok(());
+        };
+        let before = known.len();
+        known.retain(|name, _| !changed.contains(name));
+        if known.len() == before {
+            return Ok(());
+        }
+        applied.store(files)
+    }
+
     pub(crate) fn record(files: &dyn Files, unit: &str, inputs: &Inputs) -> Result<(), FileError> {
         let mut applied = Self::load(files)?;
         applied.services.insert(unit.to_owned(), inputs.clone());
+        applied.store(files)
+    }
+
+    fn store(&self, files: &dyn Files) -> Result<(), FileError> {
         // Maps of strings always serialise; an empty record would only cost a restart.
-        let text = serde_json::to_string_pretty(&applied).unwrap_or_default();
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
         files.write(Path::new(node_paths::APPLIED), text.as_bytes(), 0o600)
     }
 }
@@ -74,6 +105,20 @@ mod tests {
         );
         assert_eq!(applied.changed("b", &inputs(&[("x", "9")])), Some(vec![]));
         assert_eq!(applied.changed("c", &Inputs::new()), None);
+    }
+
+    #[test]
+    fn what_is_forgotten_counts_as_changed() {
+        let files = MemoryFiles::default();
+        let known = inputs(&[("x", "1"), ("y", "2")]);
+        Applied::record(&files, "a", &known).unwrap();
+        files.take_writes();
+        Applied::forget(&files, "a", &["z".to_owned()]).unwrap();
+        Applied::forget(&files, "b", &["x".to_owned()]).unwrap();
+        assert!(files.take_writes().is_empty());
+        Applied::forget(&files, "a", &["x".to_owned()]).unwrap();
+        let applied = Applied::load(&files).unwrap();
+        assert_eq!(applied.changed("a", &known), Some(vec!["x".to_owned()]));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Bring the node up; what is already as it should be is left alone
     Up(UpArgs),
+    /// Say what `up` would change and why, and change nothing: exit code 0 is nothing, 2 is something
+    Plan(PlanArgs),
     /// Run the join service in the foreground (its systemd unit does)
     Serve(ServeArgs),
     /// Stop and remove what K3s and orch installed on this machine
@@ -34,9 +36,33 @@ pub(crate) struct UpArgs {
     /// How events are written to standard output
     #[arg(long, value_enum, default_value_t = Output::Plain)]
     pub(crate) output: Output,
-    /// Say what would be done and why, and change nothing
+    /// The same as `plan`
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// What this machine becomes; must be what the configuration says
+    #[arg(long, value_enum)]
+    pub(crate) role: RoleArg,
+    /// The node's configuration
+    #[arg(long, default_value = node_paths::NODE_CONFIG)]
+    pub(crate) config: PathBuf,
+    /// How events are written to standard output
+    #[arg(long, value_enum, default_value_t = Output::Plain)]
+    pub(crate) output: Output,
+}
+
+impl From<PlanArgs> for UpArgs {
+    fn from(plan: PlanArgs) -> Self {
+        Self {
+            role: plan.role,
+            config: plan.config,
+            output: plan.output,
+            dry_run: true,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

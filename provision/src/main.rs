@@ -4,6 +4,7 @@ mod applied;
 mod cli;
 mod commands;
 mod desired;
+mod difference;
 mod host;
 mod join_service;
 mod k3s;
@@ -21,9 +22,16 @@ use clap::Parser;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let outcome = match cli::Cli::parse().command {
+    let command = match cli::Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => return output::exit_usage(&error),
+    };
+    let outcome = match command {
         cli::Command::Up(arguments) => commands::up::run(arguments).await,
-        cli::Command::Serve(arguments) => commands::serve::run(arguments).await,
+        cli::Command::Plan(arguments) => commands::up::run(arguments.into()).await,
+        cli::Command::Serve(arguments) => commands::serve::run(arguments)
+            .await
+            .map(|()| orch_contract::ExitCode::Success),
         cli::Command::Reset(arguments) => commands::reset::run(arguments).await,
     };
     output::exit(outcome)

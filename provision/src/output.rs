@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process;
 
 use jiff::Timestamp;
-use orch_contract::{Event, EventLine, ExitCode, LogLevel, NodeName, Unit};
+use orch_contract::{Change, Event, EventLine, ExitCode, LogLevel, NodeName, Unit};
 use orch_runner::{Reporter, StepFailure, error_chain};
 
 use crate::cli::Output;
@@ -41,11 +41,19 @@ fn plain(event: &Event) -> Option<String> {
         },
         Event::StepStarted { .. } | Event::Unknown => return None,
         Event::StepSatisfied { step, .. } => format!("{step}: nothing to do"),
-        Event::StepPlanned { step, reason } => format!("{step}: needed, {reason}"),
+        Event::StepPlanned {
+            step,
+            reason,
+            changes,
+        } => match changes.is_empty() {
+            true => format!("{step}: needed, {reason}"),
+            false => format!("{step}: needed{}", list(changes)),
+        },
         Event::StepApplied {
             step,
             reason,
             elapsed_ms,
+            ..
         } => format!("{step}: done in {elapsed_ms} ms ({reason})"),
         Event::StepFailed { step, .. } => format!("{step}: failed"),
         Event::Waiting {
@@ -79,6 +87,25 @@ fn plain(event: &Event) -> Option<String> {
     })
 }
 
+/// What would change, one line each, and what differs in a file below it.
+fn list(changes: &[Change]) -> String {
+    let mut text = String::new();
+    for change in changes {
+        let Change {
+            subject,
+            name,
+            action,
+            detail,
+            diff,
+        } = change;
+        text.push_str(&format!("\n  {action} {subject} {name}: {detail}"));
+        for line in diff {
+            text.push_str(&format!("\n      {line}"));
+        }
+    }
+    text
+}
+
 fn amount(done: u64, total: Option<u64>, unit: Unit) -> String {
     let show = |count: u64| match unit {
         Unit::Bytes => format!("{} MiB", count >> 20),
@@ -90,10 +117,21 @@ fn amount(done: u64, total: Option<u64>, unit: Unit) -> String {
     }
 }
 
+/// Prints what is wrong with the command line, or the help that was asked for.
+pub(crate) fn exit_usage(error: &clap::Error) -> process::ExitCode {
+    // Nobody is left to tell when this fails.
+    let _ = error.print();
+    let code = match error.use_stderr() {
+        true => ExitCode::Usage,
+        false => ExitCode::Success,
+    };
+    process::ExitCode::from(code.code())
+}
+
 /// Prints a failure's chain and turns the outcome into the process's exit code.
-pub(crate) fn exit(outcome: Result<(), StepFailure>) -> process::ExitCode {
+pub(crate) fn exit(outcome: Result<ExitCode, StepFailure>) -> process::ExitCode {
     let code = match outcome {
-        Ok(()) => ExitCode::Success,
+        Ok(code) => code,
         Err(failure) => {
             let mut stderr = io::stderr().lock();
             for (depth, message) in error_chain(failure.error()).iter().enumerate() {

@@ -1,5 +1,7 @@
 //! A machine of fakes, and configurations, for the steps' tests.
 
+pub(crate) mod node;
+
 use orch_contract::NodeConfig;
 
 use crate::steps::Context;

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeName, Role};
+use crate::{Change, NodeName, Role};
 
 /// One line of the event stream: when, on which node, what.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,12 +42,21 @@ pub enum Event {
     /// The step had nothing to do.
     StepSatisfied { step: String, elapsed_ms: u64 },
     /// Dry run only: the step would be applied, for this reason.
-    StepPlanned { step: String, reason: String },
+    StepPlanned {
+        step: String,
+        reason: String,
+        /// Everything that it would change; a provisioner that is older leaves it out.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        changes: Vec<Change>,
+    },
     /// The step was applied, for this reason.
     StepApplied {
         step: String,
         reason: String,
         elapsed_ms: u64,
+        /// What it changed, as the plan said it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        changes: Vec<Change>,
     },
     /// The step failed and the run ends.
     StepFailed {
@@ -108,11 +117,11 @@ pub enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Nothing had to be done.
+    /// Nothing had to be done, or in a dry run, nothing would be.
     Unchanged,
     /// Something was done and the node is ready.
     Changed,
-    /// Dry run: this is what would be done.
+    /// Dry run: something would be done.
     Planned,
     Failed,
     #[serde(other)]
@@ -152,6 +161,7 @@ mod tests {
                 step: "write_config".into(),
                 reason: "config.yaml is missing".into(),
                 elapsed_ms: 12,
+                changes: Vec::new(),
             },
         };
         let text = serde_json::to_string(&line).unwrap();

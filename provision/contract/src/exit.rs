@@ -8,8 +8,8 @@ pub enum ExitCode {
     Success = 0,
     /// A failure that none of the codes below names.
     Failure = 1,
-    /// The command line is wrong (clap's own code).
-    Usage = 2,
+    /// `plan` and other dry runs: something would be changed, and nothing was.
+    Changes = 2,
     /// The configuration file is missing, unreadable or invalid.
     Config = 3,
     /// The machine cannot be a node: not root, a taken port, no disk, a wrong clock.
@@ -22,21 +22,24 @@ pub enum ExitCode {
     Start = 7,
     /// K3s runs but the node did not become ready in time.
     NotReady = 8,
+    /// The command line is wrong (EX_USAGE of sysexits.h; 2, which clap would use, says `Changes`).
+    Usage = 64,
     /// Interrupted by SIGINT or SIGTERM (128 + SIGINT, as a shell reports it).
     Interrupted = 130,
 }
 
 impl ExitCode {
-    pub const ALL: [ExitCode; 10] = [
+    pub const ALL: [ExitCode; 11] = [
         ExitCode::Success,
         ExitCode::Failure,
-        ExitCode::Usage,
+        ExitCode::Changes,
         ExitCode::Config,
         ExitCode::Host,
         ExitCode::Acquire,
         ExitCode::Join,
         ExitCode::Start,
         ExitCode::NotReady,
+        ExitCode::Usage,
         ExitCode::Interrupted,
     ];
 

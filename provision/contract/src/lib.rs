@@ -3,6 +3,7 @@
 //! Types, limits and paths only. Nothing here opens a file or a socket, so that the host CLI, the
 //! provisioner and the tests can all depend on it without inheriting one another's dependencies.
 
+mod change;
 mod event;
 mod exit;
 mod join;
@@ -11,6 +12,7 @@ mod name;
 mod node;
 mod secret;
 
+pub use change::{Action, Change, Subject};
 pub use event::{Event, EventLine, LogLevel, Outcome, Unit};
 pub use exit::ExitCode;
 pub use join::{

@@ -9,5 +9,5 @@ mod wait;
 
 pub use report::{Recorder, Reporter, StepReport};
 pub use run::Runner;
-pub use step::{Check, ExitCoded, Step, StepFailure, error_chain};
+pub use step::{Check, ExitCoded, Need, Step, StepFailure, error_chain};
 pub use wait::{Probe, Wait, WaitError};

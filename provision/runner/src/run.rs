@@ -5,7 +5,7 @@ use std::time::Instant;
 use orch_contract::{Event, Outcome};
 
 use crate::report::milliseconds;
-use crate::{Check, Reporter, Step, StepFailure, StepReport, error_chain};
+use crate::{Check, Need, Reporter, Step, StepFailure, StepReport, error_chain};
 
 /// Runs steps in the order they are given to it, and counts.
 pub struct Runner<'a> {
@@ -65,19 +65,23 @@ impl<'a> Runner<'a> {
                 });
                 Ok(output)
             }
-            Check::Needed(reason) if self.dry_run => {
+            Check::Needed(Need { reason, changes }) if self.dry_run => {
                 self.applied += 1;
-                self.reporter
-                    .report(Event::StepPlanned { step: name, reason });
+                self.reporter.report(Event::StepPlanned {
+                    step: name,
+                    reason,
+                    changes,
+                });
                 Ok(step.planned())
             }
-            Check::Needed(reason) => {
+            Check::Needed(Need { reason, changes }) => {
                 let output = step.apply(&report).await?;
                 self.applied += 1;
                 self.reporter.report(Event::StepApplied {
                     step: name,
                     reason,
                     elapsed_ms: milliseconds(started.elapsed()),
+                    changes,
                 });
                 Ok(output)
             }
@@ -88,8 +92,8 @@ impl<'a> Runner<'a> {
     pub fn finish(self, failed: bool) -> Outcome {
         let outcome = match (failed, self.dry_run, self.applied) {
             (true, _, _) => Outcome::Failed,
+            (false, _, 0) => Outcome::Unchanged,
             (false, true, _) => Outcome::Planned,
-            (false, false, 0) => Outcome::Unchanged,
             (false, false, _) => Outcome::Changed,
         };
         self.reporter.report(Event::Summary {
@@ -107,7 +111,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use async_trait::async_trait;
-    use orch_contract::ExitCode;
+    use orch_contract::{Action, Change, ExitCode, Subject};
 
     use super::*;
     use crate::Recorder;
@@ -135,7 +139,15 @@ mod tests {
             Ok(if self.on.load(Ordering::SeqCst) {
                 Check::Satisfied(1)
             } else {
-                Check::Needed("it is dark".to_owned())
+                Check::Needed(
+                    vec![Change::new(
+                        Subject::Service,
+                        "lamp",
+                        Action::Start,
+                        "is dark",
+                    )]
+                    .into(),
+                )
             })
         }
 

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use async_trait::async_trait;
-use orch_contract::ExitCode;
+use orch_contract::{Change, ExitCode};
 
 use crate::StepReport;
 
@@ -12,8 +12,38 @@ use crate::StepReport;
 pub enum Check<T> {
     /// It is as it should be already; this is what the step would have produced.
     Satisfied(T),
-    /// It is not, for this reason (a clause for people: `config.yaml differs`).
-    Needed(String),
+    /// It is not; this is why, and what `apply` would change.
+    Needed(Need),
+}
+
+impl<T> Check<T> {
+    /// Satisfied where nothing is to be changed.
+    pub fn of(changes: Vec<Change>, output: impl FnOnce() -> T) -> Self {
+        if changes.is_empty() {
+            Check::Satisfied(output())
+        } else {
+            Check::Needed(changes.into())
+        }
+    }
+}
+
+/// Why a step must be applied, and what that changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// A clause for people: `config.yaml differs`.
+    pub reason: String,
+    pub changes: Vec<Change>,
+}
+
+impl From<Vec<Change>> for Need {
+    fn from(changes: Vec<Change>) -> Self {
+        let reason = changes
+            .iter()
+            .map(|change| format!("{} {}", change.name, change.detail))
+            .collect::<Vec<_>>()
+            .join(", ");
+        Self { reason, changes }
+    }
 }
 
 /// One thing that must hold on a machine.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use orch_contract::{ExitCode, NameError, NodeName};
+use orch_contract::{ExitCode, NameError, NodeName, Outcome};
 use orch_runner::{ExitCoded, Reporter, Runner, StepFailure};
 
 use super::{LOCK, alone, attended};
@@ -26,7 +26,7 @@ impl ExitCoded for ResetError {
     }
 }
 
-pub(crate) async fn run(arguments: ResetArgs) -> Result<(), StepFailure> {
+pub(crate) async fn run(arguments: ResetArgs) -> Result<ExitCode, StepFailure> {
     if !rustix::process::geteuid().is_root() {
         return Err(ResetError::NotRoot.into());
     }
@@ -49,7 +49,11 @@ pub(crate) async fn run(arguments: ResetArgs) -> Result<(), StepFailure> {
         } else {
             Some(alone(Path::new(LOCK), &reporter).await?)
         };
-        remove(system, &reporter, arguments.dry_run).await
+        let outcome = remove(system, &reporter, arguments.dry_run).await?;
+        Ok(match outcome {
+            Outcome::Planned => ExitCode::Changes,
+            _ => ExitCode::Success,
+        })
     })
     .await
 }
@@ -72,7 +76,7 @@ async fn remove(
     system: System<'_>,
     reporter: &dyn Reporter,
     dry_run: bool,
-) -> Result<(), StepFailure> {
+) -> Result<Outcome, StepFailure> {
     let mut runner = Runner::new(reporter, dry_run);
     let result = async {
         runner.run(&StopServices { system }).await?;
@@ -82,6 +86,6 @@ async fn remove(
         runner.run(&DeleteFiles { system }).await
     }
     .await;
-    runner.finish(result.is_err());
-    result
+    let outcome = runner.finish(result.is_err());
+    result.map(|()| outcome)
 }

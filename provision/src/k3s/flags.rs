@@ -144,6 +144,23 @@ pub(crate) fn is_known(role: Role, key: &str) -> bool {
     BOTH.contains(&key) || (role == Role::Server && SERVER_ONLY.contains(&key))
 }
 
+/// Keys whose values are credentials, or may hold them.
+const SECRET: [&str; 7] = [
+    "agent-token",
+    "datastore-endpoint",
+    "etcd-s3-access-key",
+    "etcd-s3-secret-key",
+    "etcd-s3-session-token",
+    "token",
+    "vpn-auth",
+];
+
+/// Whether reports may show the value of a key of config.yaml. A key that nobody knows may hold anything.
+pub(crate) fn is_public(key: &str) -> bool {
+    let key = key.strip_suffix('+').unwrap_or(key);
+    !SECRET.contains(&key) && (is_known(Role::Server, key) || owner(key).is_some())
+}
+
 /// The configuration field that owns a key.
 pub(crate) fn owner(key: &str) -> Option<&'static str> {
     let key = key.strip_suffix('+').unwrap_or(key);
@@ -163,6 +180,13 @@ mod tests {
         assert!(!is_known(Role::Agent, "cluster-init"));
         assert!(is_known(Role::Agent, "kube-proxy-arg+"));
         assert!(!is_known(Role::Server, "cluster-intit"));
+    }
+
+    #[test]
+    fn what_is_secret_or_unknown_is_not_public() {
+        assert!(is_public("node-name") && is_public("tls-san+") && is_public("token-file"));
+        assert!(SECRET.iter().all(|key| !is_public(key)));
+        assert!(!is_public("my-password"));
     }
 
     #[test]

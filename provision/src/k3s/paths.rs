@@ -4,9 +4,13 @@ pub(crate) const BINARY: &str = "/usr/local/bin/k3s";
 /// The names under which K3s's binary answers as another program.
 pub(crate) const LINKS: [&str; 3] = ["kubectl", "crictl", "ctr"];
 pub(crate) const CONFIG: &str = "/etc/rancher/k3s/config.yaml";
+/// Files here are read after [`CONFIG`], in the alphabet's order, and win.
+pub(crate) const CONFIG_EXTRA: &str = "/etc/rancher/k3s/config.yaml.d";
 pub(crate) const REGISTRIES: &str = "/etc/rancher/k3s/registries.yaml";
 pub(crate) const ADMIN_KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
 pub(crate) const DATA: &str = "/var/lib/rancher/k3s";
+/// Where K3s unpacks itself.
+pub(crate) const UNPACKED: &str = "/var/lib/rancher/k3s/data";
 pub(crate) const AIRGAP_IMAGES: &str = "/var/lib/rancher/k3s/agent/images";
 /// The kubelet's credentials; it exists from a node's first join on.
 pub(crate) const KUBELET_KUBECONFIG: &str = "/var/lib/rancher/k3s/agent/kubelet.kubeconfig";
@@ -17,5 +21,11 @@ pub(crate) const CNI_CONFIG_DIRECTORIES: [&str; 2] =
 pub(crate) const FLANNEL_SUBNET: &str = "/run/flannel/subnet.env";
 pub(crate) const CONTAINERD_TEMPLATE_DIRECTORY: &str = "/var/lib/rancher/k3s/agent/etc/containerd";
 pub(crate) const UNIT_DIRECTORY: &str = "/etc/systemd/system";
+/// Where systemd looks for drop-ins that people and programs add.
+pub(crate) const UNIT_DIRECTORIES: [&str; 3] = [
+    UNIT_DIRECTORY,
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+];
 /// Where an agent's token lies, 0600; orch's choice, named in config.yaml.
 pub(crate) const AGENT_TOKEN: &str = "/var/lib/orch/join-token";

@@ -1,6 +1,7 @@
 //! Removes the interfaces, network namespaces and packet filter rules of pods and services.
 
 use async_trait::async_trait;
+use orch_contract::{Action, Change, Subject};
 use orch_runner::{Check, Step, StepFailure, StepReport};
 use serde::Deserialize;
 
@@ -183,11 +184,10 @@ impl Step for ClearNetwork<'_> {
 
     async fn check(&self, _: &StepReport<'_>) -> Result<Check<()>, StepFailure> {
         let found = self.found().await?;
-        Ok(if found.is_empty() {
-            Check::Satisfied(())
-        } else {
-            Check::Needed(format!("there are: {}", found.join(", ")))
-        })
+        let changes = found
+            .into_iter()
+            .map(|name| Change::new(Subject::Network, name, Action::Remove, "is there"));
+        Ok(Check::of(changes.collect(), || ()))
     }
 
     async fn apply(&self, _: &StepReport<'_>) -> Result<(), StepFailure> {

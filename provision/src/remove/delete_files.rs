@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use orch_contract::{Role, node_paths};
+use orch_contract::{Action, Change, Role, Subject, node_paths};
 use orch_runner::{Check, Step, StepFailure, StepReport};
 
 use super::RemoveError;
@@ -95,11 +95,10 @@ impl Step for DeleteFiles<'_> {
 
     async fn check(&self, _: &StepReport<'_>) -> Result<Check<()>, StepFailure> {
         let present = self.present().map_err(RemoveError::File)?;
-        Ok(if present.is_empty() {
-            Check::Satisfied(())
-        } else {
-            Check::Needed(format!("there are: {}", present.join(", ")))
-        })
+        let changes = present
+            .into_iter()
+            .map(|path| Change::new(Subject::File, path, Action::Remove, "is there"));
+        Ok(Check::of(changes.collect(), || ()))
     }
 
     async fn apply(&self, _: &StepReport<'_>) -> Result<(), StepFailure> {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use orch_contract::{Action, Change, Subject};
 use orch_runner::{Check, Probe, Step, StepFailure, StepReport, Wait};
 
 use super::RemoveError;
@@ -113,11 +114,11 @@ impl Step for KillContainers<'_> {
 
     async fn check(&self, _: &StepReport<'_>) -> Result<Check<()>, StepFailure> {
         let processes = self.processes().map_err(RemoveError::File)?;
-        Ok(if processes.is_empty() {
-            Check::Satisfied(())
-        } else {
-            Check::Needed(format!("{} processes run", processes.len()))
-        })
+        let changes = processes.into_iter().map(|process| {
+            let name = process.to_string();
+            Change::new(Subject::Process, name, Action::Stop, "runs in a container")
+        });
+        Ok(Check::of(changes.collect(), || ()))
     }
 
     async fn apply(&self, report: &StepReport<'_>) -> Result<(), StepFailure> {

@@ -1,7 +1,7 @@
 //! Stops and disables the units.
 
 use async_trait::async_trait;
-use orch_contract::Role;
+use orch_contract::{Action, Change, Role, Subject};
 use orch_runner::{Check, Step, StepFailure, StepReport};
 
 use super::RemoveError;
@@ -49,11 +49,10 @@ impl Step for StopServices<'_> {
 
     async fn check(&self, _: &StepReport<'_>) -> Result<Check<()>, StepFailure> {
         let present = self.present().await?;
-        Ok(if present.is_empty() {
-            Check::Satisfied(())
-        } else {
-            Check::Needed(format!("{} there", present.join(", ")))
-        })
+        let changes = present
+            .into_iter()
+            .map(|unit| Change::new(Subject::Service, unit, Action::Stop, "is there"));
+        Ok(Check::of(changes.collect(), || ()))
     }
 
     async fn apply(&self, _: &StepReport<'_>) -> Result<(), StepFailure> {

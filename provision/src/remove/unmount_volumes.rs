@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use orch_contract::node_paths;
+use orch_contract::{Action, Change, Subject, node_paths};
 use orch_runner::{Check, Step, StepFailure, StepReport};
 
 use super::RemoveError;
@@ -88,14 +88,12 @@ impl Step for UnmountVolumes<'_> {
     async fn check(&self, _: &StepReport<'_>) -> Result<Check<()>, StepFailure> {
         let mounted = self.mounted().map_err(RemoveError::File)?;
         let shared = self.shared_unit().map_err(RemoveError::File)?;
-        Ok(if mounted.is_empty() && shared.is_none() {
-            Check::Satisfied(())
-        } else {
-            Check::Needed(format!(
-                "{} mounts",
-                mounted.len() + usize::from(shared.is_some())
-            ))
-        })
+        let mounted = mounted.iter().map(|point| point.display().to_string());
+        let changes = shared
+            .into_iter()
+            .chain(mounted)
+            .map(|name| Change::new(Subject::Mount, name, Action::Remove, "is there"));
+        Ok(Check::of(changes.collect(), || ()))
     }
 
     async fn apply(&self, _: &StepReport<'_>) -> Result<(), StepFailure> {

@@ -7,14 +7,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use orch_contract::{ExitCode, node_paths};
+use orch_contract::{Action, Change, ExitCode, Subject, node_paths};
 use orch_runner::{Check, ExitCoded, Step, StepFailure, StepReport};
 
 use self::locate::Source;
 use super::Context;
+use crate::applied::Applied;
 use crate::k3s::paths;
 use crate::k3s::release::{Architecture, asset_url, checksum_of, same_kubernetes, version_of};
+use crate::k3s::units::unit_name;
 use crate::system::{CommandError, DownloadError, FileError, Invocation};
+
+const BINARY_MODE: u32 = 0o755;
 
 /// Why K3s could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +92,8 @@ pub(crate) struct InstalledK3s {
     pub(crate) sha256: String,
     /// The first line of `k3s --version`.
     pub(crate) version_line: String,
+    /// Another file was there: what runs may have been started from it.
+    pub(crate) is_replaced: bool,
 }
 
 pub(crate) struct AcquireK3s<'a> {
@@ -104,39 +110,86 @@ impl AcquireK3s<'_> {
         Path::new(node_paths::CACHE).join(self.version())
     }
 
-    async fn inspect(&self) -> Result<Result<InstalledK3s, String>, AcquireError> {
+    /// What is installed, or else what is to be installed.
+    async fn inspect(&self) -> Result<Result<InstalledK3s, Vec<Change>>, AcquireError> {
         let files = self.context.system.files;
         let source = self.find_binary()?;
-        let Some(installed) = files.sha256(Path::new(paths::BINARY))? else {
-            return Ok(Err(format!("{} is missing", paths::BINARY)));
-        };
-        match source.sha256() {
-            Some(expected) if expected == installed => {}
-            Some(_) => return Ok(Err(format!("{} differs", paths::BINARY))),
-            None => {
-                return Ok(Err(format!(
-                    "it is not known whether {} is {}",
-                    paths::BINARY,
-                    self.version()
-                )));
-            }
+        let installed = files.sha256(Path::new(paths::BINARY))?;
+        let mut changes = Vec::new();
+        if installed.is_none() || installed.as_deref() != source.sha256() {
+            changes.push(self.binary_change(installed.as_deref(), &source).await);
+        } else if let Some(mode) = self.wrong_mode()? {
+            let detail = format!("has mode {mode:04o}, not {BINARY_MODE:04o}");
+            changes.push(Change::new(
+                Subject::File,
+                paths::BINARY,
+                Action::Update,
+                detail,
+            ));
         }
         if let Some((asset, source)) = self.find_images()? {
             let target = Path::new(paths::AIRGAP_IMAGES).join(&asset);
+            let (action, detail) = match files.sha256(&target)? {
+                None => (Action::Create, "is missing"),
+                Some(_) => (Action::Update, "differs"),
+            };
             if files.sha256(&target)?.as_deref() != source.sha256() {
-                return Ok(Err(format!("{asset} is not imported")));
+                let name = target.display().to_string();
+                changes.push(Change::new(Subject::File, name, action, detail));
             }
         }
-        if let Some(name) = self.missing_links()?.first() {
-            return Ok(Err(format!("{name} is missing")));
+        for name in self.missing_links()? {
+            let link = format!("/usr/local/bin/{name}");
+            changes.push(Change::new(
+                Subject::Link,
+                link,
+                Action::Create,
+                "is missing",
+            ));
+        }
+        if !changes.is_empty() {
+            return Ok(Err(changes));
         }
         Ok(Ok(InstalledK3s {
-            sha256: installed,
+            sha256: installed.unwrap_or_default(),
             version_line: self
                 .version_line(paths::BINARY)
                 .await
                 .map_err(AcquireError::Version)?,
+            is_replaced: false,
         }))
+    }
+
+    async fn binary_change(&self, installed: Option<&str>, source: &Source) -> Change {
+        let from = match source {
+            Source::Local { path, .. } => path.display().to_string(),
+            Source::Release { .. } => "the release".to_owned(),
+        };
+        let wanted = self.version();
+        let (action, detail) = match installed {
+            None => (Action::Install, format!("is missing: {wanted} from {from}")),
+            Some(installed) => {
+                // One that does not run has no version, which is no obstacle to replacing it.
+                let line = self.version_line(paths::BINARY).await.unwrap_or_default();
+                let found = match version_of(&line) {
+                    None => "does not run".to_owned(),
+                    Some(version) if version != wanted => format!("is {version}"),
+                    Some(_) if source.sha256().is_none() => "has an unknown checksum".to_owned(),
+                    Some(version) => format!(
+                        "is {version} with another checksum ({}, not {})",
+                        short(installed),
+                        short(source.sha256().unwrap_or_default())
+                    ),
+                };
+                (Action::Update, format!("{found}: {wanted} from {from}"))
+            }
+        };
+        Change::new(Subject::Version, paths::BINARY, action, detail)
+    }
+
+    fn wrong_mode(&self) -> Result<Option<u32>, FileError> {
+        let mode = self.context.system.files.mode(Path::new(paths::BINARY))?;
+        Ok(mode.filter(|mode| *mode != BINARY_MODE))
     }
 
     fn missing_links(&self) -> Result<Vec<&'static str>, FileError> {
@@ -191,7 +244,8 @@ impl AcquireK3s<'_> {
     ) -> Result<InstalledK3s, AcquireError> {
         let files = self.context.system.files;
         let target = Path::new(paths::BINARY);
-        let staged = self.stage(asset, path, target, 0o755, expected)?;
+        let is_replaced = files.sha256(target)?.as_deref() != Some(expected);
+        let staged = self.stage(asset, path, target, BINARY_MODE, expected)?;
         let version_line = match self.check_version(asset, path, &staged, report).await {
             Ok(version_line) => version_line,
             Err(error) => {
@@ -199,11 +253,16 @@ impl AcquireK3s<'_> {
                 return Err(error);
             }
         };
+        if is_replaced {
+            let unit = unit_name(self.context.config.node.role);
+            Applied::forget(files, unit, &[paths::BINARY.to_owned()])?;
+        }
         files.rename(&staged, target)?;
         self.remember(asset, expected)?;
         Ok(InstalledK3s {
             sha256: expected.to_owned(),
             version_line,
+            is_replaced,
         })
     }
 
@@ -362,7 +421,7 @@ impl Step for AcquireK3s<'_> {
     async fn check(&self, _: &StepReport<'_>) -> Result<Check<InstalledK3s>, StepFailure> {
         Ok(match self.inspect().await? {
             Ok(installed) => Check::Satisfied(installed),
-            Err(reason) => Check::Needed(reason),
+            Err(changes) => Check::Needed(changes.into()),
         })
     }
 
@@ -371,15 +430,21 @@ impl Step for AcquireK3s<'_> {
     }
 
     fn planned(&self) -> InstalledK3s {
+        let files = self.context.system.files;
+        let source = self.find_binary().ok();
+        let sha256 = source.as_ref().and_then(Source::sha256).map(str::to_owned);
+        let installed = files.sha256(Path::new(paths::BINARY)).ok().flatten();
         InstalledK3s {
-            sha256: self
-                .find_binary()
-                .ok()
-                .and_then(|source| source.sha256().map(str::to_owned))
-                .unwrap_or_default(),
+            is_replaced: sha256.is_none() || sha256 != installed,
+            sha256: sha256.unwrap_or_default(),
             version_line: format!("k3s version {}", self.version()),
         }
     }
+}
+
+/// Enough of a checksum to tell two apart.
+fn short(sha256: &str) -> &str {
+    sha256.get(..12).unwrap_or(sha256)
 }
 
 #[cfg(test)]

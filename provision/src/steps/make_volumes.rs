@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use orch_contract::{ExitCode, VolumeDirectory};
+use orch_contract::{Action, Change, ExitCode, Subject, VolumeDirectory};
 use orch_runner::{Check, ExitCoded, Step, StepFailure, StepReport};
 
 use super::Context;
@@ -120,15 +120,18 @@ impl Step for MakeVolumes<'_> {
 
     async fn check(&self, _: &StepReport<'_>) -> Result<Check<()>, StepFailure> {
         let missing = self.missing().await?;
-        Ok(if missing.is_empty() {
-            Check::Satisfied(())
-        } else {
-            let paths: Vec<_> = missing
-                .iter()
-                .map(|(path, _)| path.display().to_string())
-                .collect();
-            Check::Needed(format!("not there or not theirs: {}", paths.join(", ")))
-        })
+        let changes = missing.into_iter().map(|(path, directory)| {
+            Change::new(
+                Subject::Directory,
+                path.display().to_string(),
+                Action::Create,
+                format!(
+                    "is missing or not owned by {}:{}",
+                    directory.uid, directory.gid
+                ),
+            )
+        });
+        Ok(Check::of(changes.collect(), || ()))
     }
 
     async fn apply(&self, _: &StepReport<'_>) -> Result<(), StepFailure> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use orch_contract::{ExitCode, Role, StorageKind, node_paths};
+use orch_contract::{Action, Change, ExitCode, Role, StorageKind, Subject, node_paths};
 use orch_runner::{
     Check, ExitCoded, Probe, Step, StepFailure, StepReport, Wait, WaitError, error_chain,
 };
@@ -20,6 +20,9 @@ use crate::k3s::units::unit_path;
 use crate::system::{CommandError, FileError, Invocation};
 
 const EXPORTS: &str = "/etc/exports.d/orch.exports";
+/// The packages that bring the programs, as Debian and as Red Hat name them.
+const NFS_SERVER: [&str; 2] = ["nfs-kernel-server", "nfs-utils"];
+const NFS_CLIENT: [&str; 2] = ["nfs-common", "nfs-utils"];
 const NFS_SERVER_UNIT: &str = "nfs-server.service";
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -108,10 +111,10 @@ impl MountStorage<'_> {
         desired
     }
 
-    async fn inspect(&self) -> Result<Vec<String>, MountStorageError> {
+    async fn inspect(&self) -> Result<Vec<Change>, MountStorageError> {
         let system = self.context.system;
         let config = self.context.config;
-        let mut needed = self.files().differences(system.files)?;
+        let mut needed = self.files().changes(system.files)?;
         let mountinfo = system
             .files
             .read_text(Path::new("/proc/self/mountinfo"))?
@@ -126,7 +129,12 @@ impl MountStorage<'_> {
                 });
             }
             (StorageKind::Nfs, None) => {
-                needed.push(format!("{} is not mounted", self.path().display()));
+                needed.push(Change::new(
+                    Subject::Mount,
+                    self.path().display().to_string(),
+                    Action::Mount,
+                    format!("is not mounted from {}", self.remote()),
+                ));
             }
             (StorageKind::Nfs, Some(mount)) => {
                 if !mount.kind.starts_with("nfs") || mount.source != self.remote() {
@@ -141,19 +149,59 @@ impl MountStorage<'_> {
         }
         if config.node.role == Role::Server {
             if !system.files.exists(Path::new(node_paths::EXPORTED))? {
-                needed.push(format!("{} is missing", node_paths::EXPORTED));
+                needed.push(Change::new(
+                    Subject::Directory,
+                    node_paths::EXPORTED,
+                    Action::Create,
+                    "is missing",
+                ));
             }
             if !system.services.state(NFS_SERVER_UNIT).await?.is_active() {
-                needed.push(format!("{NFS_SERVER_UNIT} does not run"));
+                needed.push(Change::new(
+                    Subject::Service,
+                    NFS_SERVER_UNIT,
+                    Action::Start,
+                    "does not run",
+                ));
             }
+        }
+        if !needed.is_empty() {
+            needed.extend(self.missing_packages()?);
         }
         Ok(needed)
     }
 
+    /// What is installed on the way.
+    fn missing_packages(&self) -> Result<Vec<Change>, FileError> {
+        let mut missing = Vec::new();
+        for (program, package) in [("exportfs", NFS_SERVER), ("mount.nfs4", NFS_CLIENT)] {
+            let is_wanted =
+                program == "mount.nfs4" || self.context.config.node.role == Role::Server;
+            if is_wanted && !self.has_program(program)? {
+                missing.push(Change::new(
+                    Subject::Package,
+                    format!("{} or {}", package[0], package[1]),
+                    Action::Install,
+                    "is not installed",
+                ));
+            }
+        }
+        Ok(missing)
+    }
+
+    fn has_program(&self, program: &str) -> Result<bool, FileError> {
+        for directory in ["/usr/sbin", "/sbin", "/usr/bin"] {
+            let path = Path::new(directory).join(program);
+            if self.context.system.files.exists(&path)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     async fn export(&self) -> Result<(), MountStorageError> {
         let system = self.context.system;
-        self.ensure_program("exportfs", "nfs-kernel-server", "nfs-utils")
-            .await?;
+        self.ensure_program("exportfs", NFS_SERVER).await?;
         let exported = Path::new(node_paths::EXPORTED);
         if !system.files.exists(exported)? {
             system.files.create_directory(exported, 0o755)?;
@@ -176,8 +224,7 @@ impl MountStorage<'_> {
     /// Mounts it, waiting for a server that is being provisioned at the same time.
     async fn mount(&self, report: &StepReport<'_>) -> Result<(), MountStorageError> {
         let system = self.context.system;
-        self.ensure_program("mount.nfs4", "nfs-common", "nfs-utils")
-            .await?;
+        self.ensure_program("mount.nfs4", NFS_CLIENT).await?;
         if !system.files.exists(self.path())? {
             system.files.create_directory(self.path(), 0o755)?;
         }
@@ -210,15 +257,12 @@ impl MountStorage<'_> {
     async fn ensure_program(
         &self,
         program: &str,
-        debian: &'static str,
-        red_hat: &'static str,
+        [debian, red_hat]: [&'static str; 2],
     ) -> Result<(), MountStorageError> {
-        let system = self.context.system;
-        for directory in ["/usr/sbin", "/sbin", "/usr/bin"] {
-            if system.files.exists(&Path::new(directory).join(program))? {
-                return Ok(());
-            }
+        if self.has_program(program)? {
+            return Ok(());
         }
+        let system = self.context.system;
         let apt = Invocation::new(
             "apt-get",
             [
@@ -287,12 +331,7 @@ impl Step for MountStorage<'_> {
     }
 
     async fn check(&self, _: &StepReport<'_>) -> Result<Check<()>, StepFailure> {
-        let needed = self.inspect().await?;
-        Ok(if needed.is_empty() {
-            Check::Satisfied(())
-        } else {
-            Check::Needed(needed.join(", "))
-        })
+        Ok(Check::of(self.inspect().await?, || ()))
     }
 
     async fn apply(&self, report: &StepReport<'_>) -> Result<(), StepFailure> {
@@ -391,7 +430,7 @@ mod tests {
             "37 35 0:50 / /var/lib/orch/volumes rw - ext4 /dev/sdb rw\n",
             0o444,
         );
-        assert_eq!(step.inspect().await.unwrap(), Vec::<String>::new());
+        assert_eq!(step.inspect().await.unwrap(), []);
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use orch_contract::ExitCode;
+use orch_contract::{Action, Change, ExitCode, Subject};
 use orch_runner::{Check, ExitCoded, Step, StepFailure, StepReport};
 
 use super::Context;
@@ -110,19 +110,41 @@ impl PrepareHost<'_> {
         desired
     }
 
-    fn differences(&self) -> Result<Vec<String>, FileError> {
+    /// What is to be changed. What may fail without harm is tried only along with something that matters.
+    fn changes(&self) -> Result<Vec<Change>, FileError> {
         let files = self.context.system.files;
-        let mut differences = Self::files().differences(files)?;
-        for setting in SETTINGS {
-            // A setting that is not there belongs to a module that this kernel does not load.
-            if let Some(text) = files.read_text(Path::new(&setting.path()))?
-                && setting.required
-                && !setting.holds(&text)
-            {
-                differences.push(format!("{} is {}", setting.name, text.trim()));
+        let mut needed = Self::files().changes(files)?;
+        let mut tried = Vec::new();
+        for module in MODULES {
+            if !files.exists(&Path::new("/sys/module").join(module))? {
+                tried.push(Change::new(
+                    Subject::Kernel,
+                    module,
+                    Action::Load,
+                    "is not loaded",
+                ));
             }
         }
-        Ok(differences)
+        for setting in SETTINGS {
+            // A setting that is not there belongs to a module that this kernel does not load.
+            let Some(text) = files.read_text(Path::new(&setting.path()))? else {
+                continue;
+            };
+            if setting.holds(&text) {
+                continue;
+            }
+            let detail = format!("is {}, not {}", text.trim(), setting.value);
+            let change = Change::new(Subject::Kernel, setting.name, Action::Update, detail);
+            if setting.required {
+                needed.push(change);
+            } else {
+                tried.push(change);
+            }
+        }
+        if !needed.is_empty() {
+            needed.extend(tried);
+        }
+        Ok(needed)
     }
 
     async fn prepare(&self, report: &StepReport<'_>) -> Result<(), PrepareHostError> {
@@ -177,12 +199,8 @@ impl Step for PrepareHost<'_> {
     }
 
     async fn check(&self, _: &StepReport<'_>) -> Result<Check<()>, StepFailure> {
-        let differences = self.differences().map_err(PrepareHostError::File)?;
-        Ok(if differences.is_empty() {
-            Check::Satisfied(())
-        } else {
-            Check::Needed(differences.join(", "))
-        })
+        let changes = self.changes().map_err(PrepareHostError::File)?;
+        Ok(Check::of(changes, || ()))
     }
 
     async fn apply(&self, report: &StepReport<'_>) -> Result<(), StepFailure> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
-use orch_contract::{ExitCode, JoinGrant};
+use orch_contract::{Action, Change, ExitCode, JoinGrant, Subject};
 use orch_runner::{
     Check, ExitCoded, Probe, Step, StepFailure, StepReport, Wait, WaitError, error_chain,
 };
@@ -201,7 +201,15 @@ impl Step for RequestJoin<'_> {
     async fn check(&self, _: &StepReport<'_>) -> Result<Check<Membership>, StepFailure> {
         Ok(match self.needed().map_err(RequestJoinError::File)? {
             None => Check::Satisfied(Membership::Old),
-            Some(reason) => Check::Needed(reason),
+            Some(reason) => {
+                let token = Change::new(
+                    Subject::Membership,
+                    paths::AGENT_TOKEN,
+                    Action::Request,
+                    format!("is to be asked for: {reason}"),
+                );
+                Check::Needed(vec![token].into())
+            }
         })
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use orch_contract::{ExitCode, node_paths};
+use orch_contract::{Action, Change, ExitCode, Subject, node_paths};
 use orch_runner::{Check, ExitCoded, Probe, Step, StepFailure, StepReport, Wait, WaitError};
 use orch_ssh::AuthorizedKeys;
 use orch_ssh::authorized::AuthorizedKeysError;
@@ -108,20 +108,19 @@ impl ServeJoin<'_> {
     async fn needed(&self) -> Result<Option<String>, ServeJoinError> {
         self.check_keys()?;
         let system = self.context.system;
-        let differences = self.unit_file().differences(system.files)?;
-        if !differences.is_empty() {
-            return Ok(Some(differences.join(", ")));
+        if !self.unit_file().changes(system.files)?.is_empty() {
+            return Ok(Some("has another unit file".to_owned()));
         }
         let state = system.services.state(JOIN_UNIT).await?;
         let inputs = self.inputs()?;
         let applied = Applied::load(system.files)?;
         Ok(match applied.changed(JOIN_UNIT, &inputs) {
-            None => Some("it was not started yet".to_owned()),
+            None => Some("was not started yet".to_owned()),
             Some(changed) if !changed.is_empty() => {
-                Some(format!("changed: {}", changed.join(", ")))
+                Some(format!("was started with another {}", changed.join(", ")))
             }
-            Some(_) if !state.is_active() => Some(format!("it is {}", state.active)),
-            Some(_) if !state.is_enabled() => Some("it would not start at boot".to_owned()),
+            Some(_) if !state.is_active() => Some(format!("is {}", state.active)),
+            Some(_) if !state.is_enabled() => Some("would not start at boot".to_owned()),
             Some(_) => None,
         })
     }
@@ -182,7 +181,20 @@ impl Step for ServeJoin<'_> {
     async fn check(&self, _: &StepReport<'_>) -> Result<Check<()>, StepFailure> {
         Ok(match self.needed().await? {
             None => Check::Satisfied(()),
-            Some(reason) => Check::Needed(reason),
+            Some(reason) => {
+                let files = self.context.system.files;
+                let mut changes = self
+                    .unit_file()
+                    .changes(files)
+                    .map_err(ServeJoinError::File)?;
+                changes.push(Change::new(
+                    Subject::Service,
+                    JOIN_UNIT,
+                    Action::Restart,
+                    reason,
+                ));
+                Check::Needed(changes.into())
+            }
         })
     }
 

@@ -1,14 +1,16 @@
 //! Starts K3s, and restarts it only when something that it was started with has changed.
 
+mod running;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use orch_contract::{ExitCode, Role};
+use orch_contract::{Action, Change, ExitCode, Role, Subject};
 use orch_runner::{Check, ExitCoded, Probe, Step, StepFailure, StepReport, Wait, WaitError};
 
 use super::{Context, InstalledK3s, Membership};
-use crate::applied::{Applied, Inputs};
+use crate::applied::{Applied, Inputs, Prepared};
 use crate::k3s::journal::{self, Cause};
 use crate::k3s::paths;
 use crate::k3s::units::unit_name;
@@ -56,6 +58,8 @@ impl ExitCoded for StartError {
 pub(crate) struct StartK3s<'a> {
     context: Context<'a>,
     inputs: Inputs,
+    /// Inputs that an earlier step has put right: what runs may have read something else.
+    changed: Vec<String>,
     membership: Membership,
 }
 
@@ -64,14 +68,22 @@ impl<'a> StartK3s<'a> {
     pub(crate) fn new(
         context: Context<'a>,
         installed: &InstalledK3s,
-        files: impl IntoIterator<Item = Inputs>,
+        files: impl IntoIterator<Item = Prepared>,
         membership: Membership,
     ) -> Self {
-        let mut inputs: Inputs = files.into_iter().flatten().collect();
+        let (mut inputs, mut changed) = (Inputs::new(), Vec::new());
+        for prepared in files {
+            inputs.extend(prepared.inputs);
+            changed.extend(prepared.changed);
+        }
         inputs.insert(paths::BINARY.to_owned(), installed.sha256.clone());
+        if installed.is_replaced {
+            changed.push(paths::BINARY.to_owned());
+        }
         Self {
             context,
             inputs,
+            changed,
             membership,
         }
     }
@@ -81,31 +93,68 @@ impl<'a> StartK3s<'a> {
     }
 
     /// Why K3s must be (re)started; None where it runs, or is on its way, with these inputs.
-    async fn restart_reason(&self) -> Result<Option<String>, StartError> {
-        let state = self.context.system.services.state(self.unit()).await?;
-        let applied = Applied::load(self.context.system.files)?;
+    fn restart_reason(&self, state: &UnitState) -> Result<Option<String>, StartError> {
+        let files = self.context.system.files;
+        let applied = Applied::load(files)?;
         if self.membership == Membership::New {
-            return Ok(Some("there is a new join token".to_owned()));
+            return Ok(Some("has a new join token".to_owned()));
         }
-        Ok(match applied.changed(self.unit(), &self.inputs) {
-            None => Some("it was not started by orch yet".to_owned()),
-            Some(changed) if !changed.is_empty() => {
-                Some(format!("changed: {}", changed.join(", ")))
-            }
-            Some(_) if !state.is_active() && state.active != "activating" => {
-                Some(format!("{} is {}", self.unit(), state.active))
-            }
-            Some(_) => None,
+        let Some(mut changed) = applied.changed(self.unit(), &self.inputs) else {
+            return Ok(Some("was not started by orch yet".to_owned()));
+        };
+        changed.extend(self.changed.iter().cloned());
+        changed.sort();
+        changed.dedup();
+        if !changed.is_empty() {
+            return Ok(Some(format!(
+                "was started with another {}",
+                changed.join(", ")
+            )));
+        }
+        if !state.is_active() && state.active != "activating" {
+            return Ok(Some(format!("is {}", state.active)));
+        }
+        Ok(match state.main_process {
+            Some(process) => running::other_program(files, process)?,
+            None => None,
         })
+    }
+
+    /// What `start` does in this state.
+    fn changes(&self, state: &UnitState) -> Result<Vec<Change>, StartError> {
+        let mut changes = Vec::new();
+        if !state.is_enabled() {
+            changes.push(Change::new(
+                Subject::Unit,
+                self.unit(),
+                Action::Enable,
+                "would not start at boot",
+            ));
+        }
+        let action = match self.restart_reason(state)? {
+            Some(reason) if state.main_process.is_some() || state.is_active() => {
+                Some((Action::Restart, reason))
+            }
+            Some(reason) => Some((Action::Start, reason)),
+            None if !state.is_active() => {
+                Some((Action::Wait, format!("is still {}", state.active)))
+            }
+            None => None,
+        };
+        if let Some((action, detail)) = action {
+            changes.push(Change::new(Subject::Service, self.unit(), action, detail));
+        }
+        Ok(changes)
     }
 
     async fn start(&self, report: &StepReport<'_>) -> Result<(), StartError> {
         let system = self.context.system;
         let since = Timestamp::now();
-        if !system.services.state(self.unit()).await?.is_enabled() {
+        let state = system.services.state(self.unit()).await?;
+        if !state.is_enabled() {
             system.services.enable(self.unit()).await?;
         }
-        if self.restart_reason().await?.is_some() {
+        if self.restart_reason(&state)?.is_some() {
             system.services.begin_restart(self.unit()).await?;
             // From here on the running K3s is the one with these inputs, whether or not this
             // process lives to see it started.
@@ -202,21 +251,12 @@ impl Step for StartK3s<'_> {
     }
 
     async fn check(&self, _: &StepReport<'_>) -> Result<Check<()>, StepFailure> {
-        if let Some(reason) = self.restart_reason().await? {
-            return Ok(Check::Needed(reason));
-        }
         let services = self.context.system.services;
         let state = services
             .state(self.unit())
             .await
             .map_err(StartError::Command)?;
-        Ok(if !state.is_active() {
-            Check::Needed(format!("{} is still {}", self.unit(), state.active))
-        } else if !state.is_enabled() {
-            Check::Needed(format!("{} would not start at boot", self.unit()))
-        } else {
-            Check::Satisfied(())
-        })
+        Ok(Check::of(self.changes(&state)?, || ()))
     }
 
     async fn apply(&self, report: &StepReport<'_>) -> Result<(), StepFailure> {
@@ -238,11 +278,15 @@ mod tests {
         InstalledK3s {
             sha256: sha256.to_owned(),
             version_line: String::new(),
+            is_replaced: false,
         }
     }
 
-    fn files(config: &str) -> Inputs {
-        Inputs::from([(paths::CONFIG.to_owned(), config.to_owned())])
+    fn files(config: &str) -> Prepared {
+        Prepared {
+            inputs: Inputs::from([(paths::CONFIG.to_owned(), config.to_owned())]),
+            changed: Vec::new(),
+        }
     }
 
     async fn run(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use orch_contract::{ExitCode, Role};
+use orch_contract::{Action, Change, ExitCode, Role, Subject};
 use orch_runner::{Check, ExitCoded, Probe, Step, StepFailure, StepReport, Wait, WaitError};
 use serde::Deserialize;
 
@@ -149,6 +149,8 @@ impl WaitReady<'_> {
         let shown = match self.context.system.commands.run_ok(&invocation).await {
             Ok(shown) => shown,
             Err(CommandError::Status { output, .. }) => return Ok(Err(output)),
+            // A plan looks before an earlier step has put it back.
+            Err(error) if error.is_missing() => return Ok(Err(error.to_string())),
             Err(error) => return Err(error.into()),
         };
         Ok(judge_node(&shown.stdout))
@@ -248,7 +250,16 @@ impl Step for WaitReady<'_> {
     async fn check(&self, _: &StepReport<'_>) -> Result<Check<()>, StepFailure> {
         Ok(match self.look().await? {
             Probe::Met(()) => Check::Satisfied(()),
-            Probe::Pending(seen) => Check::Needed(seen),
+            Probe::Pending(seen) => {
+                let name = self.context.config.node.name.to_string();
+                let wait = Change::new(
+                    Subject::Node,
+                    name,
+                    Action::Wait,
+                    format!("is not ready: {seen}"),
+                );
+                Check::Needed(vec![wait].into())
+            }
         })
     }
 

@@ -7,11 +7,14 @@ use orch_contract::ExitCode;
 use orch_runner::{Check, ExitCoded, Step, StepFailure, StepReport};
 
 use super::{Context, HostFacts};
-use crate::applied::Inputs;
-use crate::desired::DesiredFiles;
+use crate::applied::{Applied, Prepared};
+use crate::desired::{DesiredFiles, MARKER};
+use crate::difference::View;
 use crate::k3s::config::{ConfigYamlError, render_config};
+use crate::k3s::flags;
 use crate::k3s::registries::{RegistriesError, render_registries};
 use crate::k3s::release::minor;
+use crate::k3s::units::unit_name;
 use crate::k3s::{YamlError, paths};
 use crate::system::{FileError, Files};
 
@@ -54,13 +57,16 @@ impl<'a> WriteConfig<'a> {
         let mut desired = DesiredFiles::default();
         let config = context.config;
         // Both may hold credentials.
-        desired.add(
+        desired.add_viewed(
             paths::CONFIG,
             render_config(config, &host.interface)?,
             0o600,
+            View::Yaml(|path| path.first().is_some_and(|key| flags::is_public(key))),
         );
         match render_registries(&config.registries)? {
-            Some(text) => desired.add(paths::REGISTRIES, text, 0o600),
+            Some(text) => {
+                desired.add_viewed(paths::REGISTRIES, text, 0o600, View::Yaml(is_public_mirror));
+            }
             None => desired.add_absent(paths::REGISTRIES),
         }
         if !may_lower_oom_score(context.system.files)? {
@@ -68,6 +74,55 @@ impl<'a> WriteConfig<'a> {
         }
         Ok(Self { context, desired })
     }
+
+    fn prepared(&self, changed: Vec<String>) -> Prepared {
+        Prepared {
+            inputs: self.desired.digests(),
+            changed,
+        }
+    }
+
+    fn write(&self) -> Result<Prepared, FileError> {
+        let files = self.context.system.files;
+        let changed = self.desired.other_content(files)?;
+        let unit = unit_name(self.context.config.node.role);
+        Applied::forget(files, unit, &changed)?;
+        self.desired.write(files)?;
+        Ok(self.prepared(changed))
+    }
+
+    /// K3s also reads files that orch does not write: whoever put them there meant it, so they stay.
+    fn warn_of_others(&self, report: &StepReport<'_>) -> Result<(), FileError> {
+        let files = self.context.system.files;
+        for path in files.list(Path::new(paths::CONFIG_EXTRA))? {
+            if path
+                .extension()
+                .is_some_and(|end| end == "yaml" || end == "yml")
+            {
+                report.warn(format!(
+                    "{} is not orch's and changes what K3s is told; it stays",
+                    path.display()
+                ));
+            }
+        }
+        let registries = files.read_text(Path::new(paths::REGISTRIES))?;
+        if self.context.config.registries.is_empty()
+            && registries.is_some_and(|text| !text.starts_with(MARKER))
+        {
+            report.warn(format!("{} is not orch's; it stays", paths::REGISTRIES));
+        }
+        Ok(())
+    }
+}
+
+/// What of registries.yaml reports may show: all but credentials and what orch does not write.
+fn is_public_mirror(path: &[&str]) -> bool {
+    matches!(
+        path,
+        ["mirrors", _, "endpoint"]
+            | ["mirrors", _, "rewrite", _]
+            | ["configs", _, "tls", "ca_file" | "cert_file" | "key_file"]
+    )
 }
 
 /// Whether this machine's processes may make themselves less likely to be killed for memory;
@@ -111,7 +166,7 @@ fn add_containerd_restriction(desired: &mut DesiredFiles, version: &str) {
 
 #[async_trait]
 impl Step for WriteConfig<'_> {
-    type Output = Inputs;
+    type Output = Prepared;
 
     fn name(&self) -> &'static str {
         "write_config"
@@ -121,27 +176,24 @@ impl Step for WriteConfig<'_> {
         "Write K3s's configuration".to_owned()
     }
 
-    async fn check(&self, _: &StepReport<'_>) -> Result<Check<Inputs>, StepFailure> {
-        let differences = self
+    async fn check(&self, report: &StepReport<'_>) -> Result<Check<Prepared>, StepFailure> {
+        let files = self.context.system.files;
+        let changes = self
             .desired
-            .differences(self.context.system.files)
+            .changes(files)
             .map_err(WriteConfigError::File)?;
-        Ok(if differences.is_empty() {
-            Check::Satisfied(self.desired.digests())
-        } else {
-            Check::Needed(differences.join(", "))
-        })
+        self.warn_of_others(report)
+            .map_err(WriteConfigError::File)?;
+        Ok(Check::of(changes, || self.prepared(Vec::new())))
     }
 
-    async fn apply(&self, _: &StepReport<'_>) -> Result<Inputs, StepFailure> {
-        self.desired
-            .write(self.context.system.files)
-            .map_err(WriteConfigError::File)?;
-        Ok(self.desired.digests())
+    async fn apply(&self, _: &StepReport<'_>) -> Result<Prepared, StepFailure> {
+        Ok(self.write().map_err(WriteConfigError::File)?)
     }
 
-    fn planned(&self) -> Inputs {
-        self.desired.digests()
+    fn planned(&self) -> Prepared {
+        let files = self.context.system.files;
+        self.prepared(self.desired.other_content(files).unwrap_or_default())
     }
 }
 
@@ -180,10 +232,10 @@ mod tests {
         let first = runner.run(&step).await.unwrap();
         for path in [paths::CONFIG, paths::REGISTRIES] {
             assert_eq!(machine.files.mode(Path::new(path)).unwrap(), Some(0o600));
-            assert!(first.contains_key(path));
+            assert!(first.inputs.contains_key(path));
         }
         machine.files.take_writes();
-        assert_eq!(runner.run(&step).await.unwrap(), first);
+        assert_eq!(runner.run(&step).await.unwrap().inputs, first.inputs);
         assert!(machine.files.take_writes().is_empty());
     }
 
@@ -198,12 +250,12 @@ mod tests {
         );
         let config = server_config();
         let step = WriteConfig::plan(machine.context(&config), &host()).unwrap();
-        let digests = step.planned();
+        let digests = step.planned().inputs;
         assert!(digests.contains_key(CONTAINERD_EXTRA));
         machine
             .files
             .put("/proc/self/status", "CapBnd:\t000001ffffffffff\n", 0o444);
         let step = WriteConfig::plan(machine.context(&config), &host()).unwrap();
-        assert!(!step.planned().contains_key(CONTAINERD_EXTRA));
+        assert!(!step.planned().inputs.contains_key(CONTAINERD_EXTRA));
     }
 }

@@ -52,6 +52,9 @@ pub(crate) trait Files: Send + Sync {
 
     fn symlink(&self, target: &Path, link: &Path) -> Result<(), FileError>;
 
+    /// Where a symbolic link leads, as it says so; none where there is no link.
+    fn link_target(&self, path: &Path) -> Result<Option<PathBuf>, FileError>;
+
     /// Removes a file, a link or a directory with all below it. A directory that cannot go because
     /// something is mounted on it is left empty.
     fn remove(&self, path: &Path) -> Result<(), FileError>;
@@ -210,6 +213,14 @@ impl Files for Disk {
 
     fn symlink(&self, target: &Path, link: &Path) -> Result<(), FileError> {
         symlink(target, link).map_err(|source| FileError::new("link", link, source))
+    }
+
+    fn link_target(&self, path: &Path) -> Result<Option<PathBuf>, FileError> {
+        match fs::read_link(path) {
+            // That is what the kernel says of something that is no link.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+            other => optional(other).map_err(|source| FileError::new("look at", path, source)),
+        }
     }
 
     fn remove(&self, path: &Path) -> Result<(), FileError> {

@@ -20,6 +20,10 @@ pub(crate) struct UnitState {
     pub(crate) restarts: u32,
     /// A start or stop that was asked for has not been done yet: what else is said here is old.
     pub(crate) has_job: bool,
+    /// The unit's files have changed since systemd read them.
+    pub(crate) needs_reload: bool,
+    /// The service's main process, while there is one.
+    pub(crate) main_process: Option<u32>,
 }
 
 impl UnitState {
@@ -104,7 +108,7 @@ impl Services for Systemd<'_> {
             "systemctl",
             [
                 "show",
-                "--property=ActiveState,SubState,UnitFileState,NRestarts,Job",
+                "--property=ActiveState,SubState,UnitFileState,NRestarts,Job,NeedDaemonReload,MainPID",
                 unit,
             ],
         );
@@ -141,6 +145,8 @@ fn parse_show(text: &str) -> UnitState {
             "SubState" => state.sub = value.to_owned(),
             "UnitFileState" => state.enabled = value.to_owned(),
             "Job" => state.has_job = !["", "0"].contains(&value),
+            "NeedDaemonReload" => state.needs_reload = value == "yes",
+            "MainPID" => state.main_process = value.parse().ok().filter(|id| *id != 0),
             "NRestarts" => state.restarts = value.parse().unwrap_or_default(),
             _ => {}
         }

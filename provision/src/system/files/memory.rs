@@ -36,6 +36,16 @@ impl MemoryFiles {
         (self as &dyn Files).read_text(Path::new(path)).unwrap()
     }
 
+    /// Every file with its content and mode; links are left out.
+    pub(crate) fn all(&self) -> Vec<(PathBuf, Vec<u8>, u32)> {
+        let entries = self.entries.lock().unwrap();
+        let files = entries.iter().filter_map(|(path, entry)| match entry {
+            Entry::File(content, mode) => Some((path.clone(), content.clone(), *mode)),
+            Entry::Directory(_) | Entry::Link(_) => None,
+        });
+        files.collect()
+    }
+
     /// What was written since the last call.
     pub(crate) fn take_writes(&self) -> Vec<PathBuf> {
         std::mem::take(&mut self.writes.lock().unwrap())
@@ -122,6 +132,13 @@ impl Files for MemoryFiles {
     fn symlink(&self, target: &Path, link: &Path) -> Result<(), FileError> {
         self.insert(link, Entry::Link(target.to_owned()));
         Ok(())
+    }
+
+    fn link_target(&self, path: &Path) -> Result<Option<PathBuf>, FileError> {
+        Ok(match self.entries.lock().unwrap().get(path) {
+            Some(Entry::Link(target)) => Some(target.clone()),
+            _ => None,
+        })
     }
 
     fn remove(&self, path: &Path) -> Result<(), FileError> {

@@ -1,0 +1,295 @@
+//! A whole simulated node for the tests of `up`: a systemd that reads unit files only when it is told to, and a K3s that
+//! keeps what it was started with.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use orch_contract::{Change, ClusterKeys, Event, NodeConfig, Outcome, Role, node_paths};
+use orch_runner::{Recorder, Reporter, StepFailure};
+use orch_ssh::keys::ensure_cluster_keys;
+
+use super::{Machine, agent_config, server_config};
+use crate::commands::up::Up;
+use crate::k3s::paths;
+use crate::k3s::units::{environment_path, unit_name, unit_path};
+use crate::steps::Context;
+use crate::system::{CommandError, Files, Services, System, UnitState, sha256_hex};
+
+const MAIN_PROCESS: u32 = 77;
+
+/// A unit as systemd knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Unit {
+    pub(crate) is_enabled: bool,
+    pub(crate) is_active: bool,
+    /// The unit file when it was read last.
+    pub(crate) loaded: Option<String>,
+    /// What the service was started with: the unit as loaded, and the files that it reads.
+    pub(crate) running: BTreeMap<String, String>,
+}
+
+pub(crate) struct Node {
+    pub(crate) machine: Machine,
+    pub(crate) config: NodeConfig,
+    units: Mutex<BTreeMap<String, Unit>>,
+    done: Mutex<Vec<String>>,
+    _keys: tempfile::TempDir,
+}
+
+impl Node {
+    /// An empty machine to which the host has brought what it brings.
+    pub(crate) fn new(role: Role) -> Self {
+        let keys = tempfile::tempdir().unwrap();
+        let layout = ClusterKeys::new(keys.path());
+        let name = "agent".parse().unwrap();
+        ensure_cluster_keys(&layout, std::slice::from_ref(&name)).unwrap();
+        let machine = Machine::fit();
+        let mut config = match role {
+            Role::Server => server_config(),
+            Role::Agent => agent_config(),
+        };
+        config.join.host_key = layout.host_key();
+        config.join.client_key = layout.client_key(&name);
+        config.join.known_host = layout.host_public_key();
+        let authorized = std::fs::read_to_string(layout.authorized_keys()).unwrap();
+        let files = &machine.files;
+        files.put(node_paths::JOIN_AUTHORIZED_KEYS, &authorized, 0o600);
+        files.put("/opt/orch-provision", "program", 0o755);
+        files.put("/proc/sys/net/ipv4/ip_forward", "0\n", 0o644);
+        files.put("/var/lib/orch/artifacts/k3s", "BIN", 0o644);
+        files.put(
+            "/var/lib/orch/artifacts/sha256sum-amd64.txt",
+            &format!("{}  k3s\n", sha256_hex(b"BIN")),
+            0o644,
+        );
+        *machine.endpoints.status.lock().unwrap() = Some("200 OK".to_owned());
+        let version = "k3s version v1.34.2+k3s1\n";
+        for binary in [paths::BINARY, "/usr/local/bin/.k3s.orch-new"] {
+            machine.commands.answer(binary, 0, version);
+        }
+        machine.commands.answer(
+            "/usr/local/bin/k3s kubectl",
+            0,
+            r#"{"status":{"conditions":[{"type":"Ready","status":"True"}]}}"#,
+        );
+        Self {
+            machine,
+            config,
+            units: Mutex::default(),
+            done: Mutex::default(),
+            _keys: keys,
+        }
+    }
+
+    /// One that was provisioned: an agent has joined.
+    pub(crate) async fn provisioned(role: Role) -> Self {
+        let node = Self::new(role);
+        if role == Role::Agent {
+            node.machine.files.put(paths::AGENT_TOKEN, "t", 0o600);
+            node.join();
+        }
+        node.up(false).await;
+        node.machine.files.take_writes();
+        node.take_done();
+        node
+    }
+
+    /// What K3s leaves behind on an agent that has joined.
+    fn join(&self) {
+        let files = &self.machine.files;
+        files.put(
+            paths::KUBELET_KUBECONFIG,
+            "users:\n- name: default\n  user:\n    client-certificate: /data/client-kubelet.crt\n",
+            0o600,
+        );
+        files.put("/data/client-kubelet.crt", "cert", 0o600);
+    }
+
+    pub(crate) fn unit(&self) -> &'static str {
+        unit_name(self.config.node.role)
+    }
+
+    /// What systemd was told since the last call.
+    pub(crate) fn take_done(&self) -> Vec<String> {
+        std::mem::take(&mut self.done.lock().unwrap())
+    }
+
+    /// What K3s was started with, and what it would be started with now.
+    pub(crate) fn running_and_wanted(&self) -> [BTreeMap<String, String>; 2] {
+        let unit = self.unit();
+        let state = self
+            .units
+            .lock()
+            .unwrap()
+            .get(unit)
+            .cloned()
+            .unwrap_or_default();
+        let mut wanted = self.readable();
+        wanted.insert(
+            unit.to_owned(),
+            self.machine
+                .files
+                .text(&unit_path(unit))
+                .unwrap_or_default(),
+        );
+        [state.running, wanted]
+    }
+
+    /// The files that K3s reads when it starts.
+    fn readable(&self) -> BTreeMap<String, String> {
+        let role = self.config.node.role;
+        [
+            paths::CONFIG,
+            paths::REGISTRIES,
+            paths::BINARY,
+            &environment_path(role),
+        ]
+        .into_iter()
+        .map(|path| {
+            (
+                path.to_owned(),
+                self.machine.files.text(path).unwrap_or_default(),
+            )
+        })
+        .collect()
+    }
+
+    pub(crate) async fn run(
+        &self,
+        system: System<'_>,
+        reporter: &dyn Reporter,
+        dry_run: bool,
+    ) -> Result<Outcome, StepFailure> {
+        let up = Up {
+            context: Context {
+                system,
+                config: &self.config,
+            },
+            program: PathBuf::from("/opt/orch-provision"),
+            config_path: node_paths::NODE_CONFIG.into(),
+            is_root: true,
+        };
+        up.run(reporter, dry_run).await
+    }
+
+    /// One run of `up` that succeeds.
+    pub(crate) async fn up(&self, dry_run: bool) -> Vec<Event> {
+        let recorder = Recorder::default();
+        self.run(self.system(), &recorder, dry_run).await.unwrap();
+        recorder.events()
+    }
+
+    pub(crate) fn system(&self) -> System<'_> {
+        System {
+            services: self,
+            ..self.machine.system()
+        }
+    }
+}
+
+/// What each step of a run would change, or has changed, by step.
+pub(crate) fn changes(events: &[Event]) -> Vec<(String, Vec<Change>)> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::StepPlanned { step, changes, .. } | Event::StepApplied { step, changes, .. } => {
+                Some((step.clone(), changes.clone()))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+/// Every change of a run as one line.
+pub(crate) fn lines(events: &[Event]) -> Vec<String> {
+    changes(events)
+        .into_iter()
+        .flat_map(|(_, changes)| changes)
+        .map(|change| format!("{} {} {}", change.action, change.name, change.detail))
+        .collect()
+}
+
+#[async_trait]
+impl Services for Node {
+    async fn reload(&self) -> Result<(), CommandError> {
+        self.done.lock().unwrap().push("reload".to_owned());
+        for (name, unit) in self.units.lock().unwrap().iter_mut() {
+            unit.loaded = self.machine.files.text(&unit_path(name));
+        }
+        Ok(())
+    }
+
+    async fn enable(&self, unit: &str) -> Result<(), CommandError> {
+        self.done.lock().unwrap().push(format!("enable {unit}"));
+        let loaded = self.machine.files.text(&unit_path(unit));
+        let mut units = self.units.lock().unwrap();
+        let known = units.entry(unit.to_owned()).or_default();
+        known.is_enabled = true;
+        known.loaded = known.loaded.take().or(loaded);
+        Ok(())
+    }
+
+    async fn begin_restart(&self, unit: &str) -> Result<(), CommandError> {
+        self.done.lock().unwrap().push(format!("restart {unit}"));
+        let text = self.machine.files.text(&unit_path(unit));
+        let mut units = self.units.lock().unwrap();
+        let known = units.entry(unit.to_owned()).or_default();
+        known.loaded = known.loaded.take().or(text);
+        known.is_active = true;
+        known.running = self.readable();
+        let loaded = known.loaded.clone().unwrap_or_default();
+        known.running.insert(unit.to_owned(), loaded);
+        if unit == self.unit() {
+            let files = &self.machine.files;
+            files
+                .symlink(Path::new(paths::BINARY), Path::new("/proc/77/exe"))
+                .unwrap();
+            files.put(
+                "/var/lib/rancher/k3s/agent/etc/cni/net.d/1.conflist",
+                r#"{"plugins":[{"type":"bridge"}]}"#,
+                0o600,
+            );
+            if self.config.node.role == Role::Agent {
+                self.join();
+            }
+        }
+        Ok(())
+    }
+
+    async fn stop(&self, unit: &str) -> Result<(), CommandError> {
+        self.done.lock().unwrap().push(format!("stop {unit}"));
+        self.units.lock().unwrap().remove(unit);
+        Ok(())
+    }
+
+    async fn state(&self, unit: &str) -> Result<UnitState, CommandError> {
+        let text = self.machine.files.text(&unit_path(unit));
+        let known = self.units.lock().unwrap().get(unit).cloned();
+        let exists = text.is_some();
+        let known = known.unwrap_or_default();
+        let word = |is: bool, yes: &str, no: &str| if is { yes } else { no }.to_owned();
+        Ok(UnitState {
+            active: word(known.is_active, "active", "inactive"),
+            sub: word(known.is_active, "running", "dead"),
+            enabled: match exists {
+                true => word(known.is_enabled, "enabled", "disabled"),
+                false => String::new(),
+            },
+            needs_reload: known.loaded.is_some() && known.loaded != text,
+            main_process: (known.is_active && unit == self.unit()).then_some(MAIN_PROCESS),
+            ..UnitState::default()
+        })
+    }
+
+    async fn journal(
+        &self,
+        _unit: &str,
+        _since: Timestamp,
+        _lines: u32,
+    ) -> Result<Vec<String>, CommandError> {
+        Ok(Vec::new())
+    }
+}
