@@ -173,6 +173,9 @@ impl Up<'_> {
 }
 
 #[cfg(test)]
+mod drift_tests;
+
+#[cfg(test)]
 mod plan_tests;
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! Gets the K3s binary and its air-gap images: the path given, the artifact directories, the
 //! cache, the release download. Nothing is installed before its checksum is right.
 
+mod inspect;
 mod locate;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use orch_contract::{Action, Change, ExitCode, Subject, node_paths};
+use orch_contract::{ExitCode, node_paths};
 use orch_runner::{Check, ExitCoded, Step, StepFailure, StepReport};
 
 use self::locate::Source;
@@ -110,101 +111,6 @@ impl AcquireK3s<'_> {
         Path::new(node_paths::CACHE).join(self.version())
     }
 
-    /// What is installed, or else what is to be installed.
-    async fn inspect(&self) -> Result<Result<InstalledK3s, Vec<Change>>, AcquireError> {
-        let files = self.context.system.files;
-        let source = self.find_binary()?;
-        let installed = files.sha256(Path::new(paths::BINARY))?;
-        let mut changes = Vec::new();
-        if installed.is_none() || installed.as_deref() != source.sha256() {
-            changes.push(self.binary_change(installed.as_deref(), &source).await);
-        } else if let Some(mode) = self.wrong_mode()? {
-            let detail = format!("has mode {mode:04o}, not {BINARY_MODE:04o}");
-            changes.push(Change::new(
-                Subject::File,
-                paths::BINARY,
-                Action::Update,
-                detail,
-            ));
-        }
-        if let Some((asset, source)) = self.find_images()? {
-            let target = Path::new(paths::AIRGAP_IMAGES).join(&asset);
-            let (action, detail) = match files.sha256(&target)? {
-                None => (Action::Create, "is missing"),
-                Some(_) => (Action::Update, "differs"),
-            };
-            if files.sha256(&target)?.as_deref() != source.sha256() {
-                let name = target.display().to_string();
-                changes.push(Change::new(Subject::File, name, action, detail));
-            }
-        }
-        for name in self.missing_links()? {
-            let link = format!("/usr/local/bin/{name}");
-            changes.push(Change::new(
-                Subject::Link,
-                link,
-                Action::Create,
-                "is missing",
-            ));
-        }
-        if !changes.is_empty() {
-            return Ok(Err(changes));
-        }
-        Ok(Ok(InstalledK3s {
-            sha256: installed.unwrap_or_default(),
-            version_line: self
-                .version_line(paths::BINARY)
-                .await
-                .map_err(AcquireError::Version)?,
-            is_replaced: false,
-        }))
-    }
-
-    async fn binary_change(&self, installed: Option<&str>, source: &Source) -> Change {
-        let from = match source {
-            Source::Local { path, .. } => path.display().to_string(),
-            Source::Release { .. } => "the release".to_owned(),
-        };
-        let wanted = self.version();
-        let (action, detail) = match installed {
-            None => (Action::Install, format!("is missing: {wanted} from {from}")),
-            Some(installed) => {
-                // One that does not run has no version, which is no obstacle to replacing it.
-                let line = self.version_line(paths::BINARY).await.unwrap_or_default();
-                let found = match version_of(&line) {
-                    None => "does not run".to_owned(),
-                    Some(version) if version != wanted => format!("is {version}"),
-                    Some(_) if source.sha256().is_none() => "has an unknown checksum".to_owned(),
-                    Some(version) => format!(
-                        "is {version} with another checksum ({}, not {})",
-                        short(installed),
-                        short(source.sha256().unwrap_or_default())
-                    ),
-                };
-                (Action::Update, format!("{found}: {wanted} from {from}"))
-            }
-        };
-        Change::new(Subject::Version, paths::BINARY, action, detail)
-    }
-
-    fn wrong_mode(&self) -> Result<Option<u32>, FileError> {
-        let mode = self.context.system.files.mode(Path::new(paths::BINARY))?;
-        Ok(mode.filter(|mode| *mode != BINARY_MODE))
-    }
-
-    fn missing_links(&self) -> Result<Vec<&'static str>, FileError> {
-        let files = self.context.system.files;
-        let mut missing = Vec::new();
-        for name in paths::LINKS {
-            let present = files.exists(&Path::new("/usr/local/bin").join(name))?
-                || files.exists(&Path::new("/usr/bin").join(name))?;
-            if !present {
-                missing.push(name);
-            }
-        }
-        Ok(missing)
-    }
-
     async fn version_line(&self, binary: &str) -> Result<String, CommandError> {
         let invocation = Invocation::new(binary, ["--version"]);
         let shown = self.context.system.commands.run_ok(&invocation).await?;
@@ -213,11 +119,21 @@ impl AcquireK3s<'_> {
 
     async fn install(&self, report: &StepReport<'_>) -> Result<InstalledK3s, AcquireError> {
         let asset = self.architecture.binary();
-        let (path, expected) = match self.find_binary()? {
-            Source::Local { path, sha256 } => (path, sha256),
-            Source::Release { sha256 } => self.download(asset, sha256, report).await?,
+        let source = self.find_binary()?;
+        let present = self.context.system.files.sha256(Path::new(paths::BINARY))?;
+        let installed = match (present, source) {
+            // A file that is replaced, even by an equal one, is no longer the one that runs.
+            (Some(present), source) if source.sha256() == Some(&present) => {
+                self.keep_binary(present).await?
+            }
+            (_, Source::Local { path, sha256 }) => {
+                self.install_binary(asset, &path, &sha256, report).await?
+            }
+            (_, Source::Release { sha256 }) => {
+                let (path, sha256) = self.download(asset, sha256, report).await?;
+                self.install_binary(asset, &path, &sha256, report).await?
+            }
         };
-        let installed = self.install_binary(asset, &path, &expected, report).await?;
         if let Some((asset, Source::Local { path, sha256 })) = self.find_images()? {
             let target = Path::new(paths::AIRGAP_IMAGES).join(&asset);
             if self.context.system.files.sha256(&target)?.as_deref() != Some(&sha256) {
@@ -235,6 +151,20 @@ impl AcquireK3s<'_> {
         Ok(installed)
     }
 
+    /// The installed binary is the right one; others may have changed who may use it.
+    async fn keep_binary(&self, sha256: String) -> Result<InstalledK3s, AcquireError> {
+        if self.wrong_mode()?.is_some() {
+            let files = self.context.system.files;
+            files.set_mode(Path::new(paths::BINARY), BINARY_MODE)?;
+        }
+        let version_line = self.version_line(paths::BINARY).await;
+        Ok(InstalledK3s {
+            sha256,
+            version_line: version_line.map_err(AcquireError::Version)?,
+            is_replaced: false,
+        })
+    }
+
     async fn install_binary(
         &self,
         asset: &str,
@@ -244,7 +174,6 @@ impl AcquireK3s<'_> {
     ) -> Result<InstalledK3s, AcquireError> {
         let files = self.context.system.files;
         let target = Path::new(paths::BINARY);
-        let is_replaced = files.sha256(target)?.as_deref() != Some(expected);
         let staged = self.stage(asset, path, target, BINARY_MODE, expected)?;
         let version_line = match self.check_version(asset, path, &staged, report).await {
             Ok(version_line) => version_line,
@@ -253,16 +182,14 @@ impl AcquireK3s<'_> {
                 return Err(error);
             }
         };
-        if is_replaced {
-            let unit = unit_name(self.context.config.node.role);
-            Applied::forget(files, unit, &[paths::BINARY.to_owned()])?;
-        }
+        let unit = unit_name(self.context.config.node.role);
+        Applied::forget(files, unit, &[paths::BINARY.to_owned()])?;
         files.rename(&staged, target)?;
         self.remember(asset, expected)?;
         Ok(InstalledK3s {
             sha256: expected.to_owned(),
             version_line,
-            is_replaced,
+            is_replaced: true,
         })
     }
 
@@ -440,11 +367,6 @@ impl Step for AcquireK3s<'_> {
             version_line: format!("k3s version {}", self.version()),
         }
     }
-}
-
-/// Enough of a checksum to tell two apart.
-fn short(sha256: &str) -> &str {
-    sha256.get(..12).unwrap_or(sha256)
 }
 
 #[cfg(test)]

@@ -34,6 +34,9 @@ pub(crate) trait Files: Send + Sync {
     /// Permission bits of what `path` leads to.
     fn mode(&self, path: &Path) -> Result<Option<u32>, FileError>;
 
+    /// Changes permission bits and nothing else.
+    fn set_mode(&self, path: &Path, mode: u32) -> Result<(), FileError>;
+
     /// Atomic: temporary file, fsync, rename. Creates the directories above.
     fn write(&self, path: &Path, content: &[u8], mode: u32) -> Result<(), FileError>;
 
@@ -158,6 +161,11 @@ impl Files for Disk {
         optional(fs::metadata(path))
             .map(|metadata| metadata.map(|metadata| metadata.mode() & 0o7777))
             .map_err(|source| FileError::new("look at", path, source))
+    }
+
+    fn set_mode(&self, path: &Path, mode: u32) -> Result<(), FileError> {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+            .map_err(|source| FileError::new("change the mode of", path, source))
     }
 
     fn write(&self, path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {

@@ -112,6 +112,16 @@ impl Node {
         unit_name(self.config.node.role)
     }
 
+    pub(crate) fn change_unit(&self, change: impl FnOnce(&mut Unit)) {
+        change(
+            self.units
+                .lock()
+                .unwrap()
+                .entry(self.unit().to_owned())
+                .or_default(),
+        );
+    }
+
     /// What systemd was told since the last call.
     pub(crate) fn take_done(&self) -> Vec<String> {
         std::mem::take(&mut self.done.lock().unwrap())

@@ -204,6 +204,9 @@ impl Files for Below {
     fn mode(&self, path: &Path) -> Result<Option<u32>, FileError> {
         Disk.mode(&self.at(path))
     }
+    fn set_mode(&self, path: &Path, mode: u32) -> Result<(), FileError> {
+        Disk.set_mode(&self.at(path), mode)
+    }
     fn write(&self, path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
         Disk.write(&self.at(path), content, mode)
     }

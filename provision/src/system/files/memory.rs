@@ -55,6 +55,18 @@ impl MemoryFiles {
         self.entries.lock().unwrap().insert(path.to_owned(), entry);
     }
 
+    /// A file that is replaced lives on in the processes that run it.
+    fn replace(&self, path: &Path, entry: Entry) {
+        let mut entries = self.entries.lock().unwrap();
+        let gone = PathBuf::from(format!("{} (deleted)", path.display()));
+        for (link, known) in entries.iter_mut() {
+            if link.starts_with("/proc") && matches!(known, Entry::Link(target) if target == path) {
+                *known = Entry::Link(gone.clone());
+            }
+        }
+        entries.insert(path.to_owned(), entry);
+    }
+
     fn get(&self, path: &Path) -> Option<Entry> {
         let entry = self.entries.lock().unwrap().get(path).cloned();
         match entry {
@@ -87,9 +99,16 @@ impl Files for MemoryFiles {
         })
     }
 
+    fn set_mode(&self, path: &Path, mode: u32) -> Result<(), FileError> {
+        let content = self.read(path)?.ok_or_else(|| Self::missing(path))?;
+        self.writes.lock().unwrap().push(path.to_owned());
+        self.insert(path, Entry::File(content, mode));
+        Ok(())
+    }
+
     fn write(&self, path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
         self.writes.lock().unwrap().push(path.to_owned());
-        self.insert(path, Entry::File(content.to_vec(), mode));
+        self.replace(path, Entry::File(content.to_vec(), mode));
         Ok(())
     }
 
@@ -107,7 +126,7 @@ impl Files for MemoryFiles {
             .remove(from)
             .ok_or_else(|| Self::missing(from))?;
         self.writes.lock().unwrap().push(to.to_owned());
-        self.insert(to, entry);
+        self.replace(to, entry);
         Ok(())
     }
 
