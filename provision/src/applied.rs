@@ -35,6 +35,10 @@ impl Applied {
             .unwrap_or_default())
     }
 
+    pub(crate) fn services(&self) -> &BTreeMap<String, Inputs> {
+        &self.services
+    }
+
     /// The inputs that are not what the service was started with; None if it is not known.
     pub(crate) fn changed(&self, unit: &str, inputs: &Inputs) -> Option<Vec<String>> {
         let known = self.services.get(unit)?;

@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// Say what `up` would change and why, and change nothing: exit code 0 is nothing, 2 is something
     Plan(PlanArgs),
+    /// Print what this machine is and how K3s is on it, as one JSON document (`NodeFacts` of the contract)
+    Facts,
     /// Run the join service in the foreground (its systemd unit does)
     Serve(ServeArgs),
     /// Stop and remove what K3s and orch installed on this machine

@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod desired;
 mod difference;
+mod facts;
 mod host;
 mod join_service;
 mod k3s;
@@ -29,6 +30,9 @@ async fn main() -> ExitCode {
     let outcome = match command {
         cli::Command::Up(arguments) => commands::up::run(arguments).await,
         cli::Command::Plan(arguments) => commands::up::run(arguments.into()).await,
+        cli::Command::Facts => commands::facts::run()
+            .await
+            .map(|()| orch_contract::ExitCode::Success),
         cli::Command::Serve(arguments) => commands::serve::run(arguments)
             .await
             .map(|()| orch_contract::ExitCode::Success),

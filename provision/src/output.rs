@@ -117,6 +117,14 @@ fn amount(done: u64, total: Option<u64>, unit: Unit) -> String {
     }
 }
 
+/// Prints one JSON document.
+pub(crate) fn document(value: &impl serde::Serialize) -> io::Result<()> {
+    let text = serde_json::to_string_pretty(value)?;
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}")?;
+    stdout.flush()
+}
+
 /// Prints what is wrong with the command line, or the help that was asked for.
 pub(crate) fn exit_usage(error: &clap::Error) -> process::ExitCode {
     // Nobody is left to tell when this fails.

@@ -6,6 +6,7 @@
 mod change;
 mod event;
 mod exit;
+mod facts;
 mod join;
 mod layout;
 mod name;
@@ -15,6 +16,10 @@ mod secret;
 pub use change::{Action, Change, Subject};
 pub use event::{Event, EventLine, LogLevel, Outcome, Unit};
 pub use exit::ExitCode;
+pub use facts::{
+    AddressFacts, CgroupFacts, ClockFacts, DiskFacts, FileFacts, K3sFacts, MachineFacts,
+    NODE_FACTS_SCHEMA, NetworkFacts, NodeFacts, NodeIdentity, ProvisionerFacts, UnitFacts,
+};
 pub use join::{
     DEFAULT_JOIN_PORT, JOIN_COMMAND, JOIN_SCHEMA, JoinGrant, JoinRefusal, JoinRequest,
     JoinResponse, JoinToken, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, MAX_TOKEN_BYTES, RefusalReason,

@@ -1,5 +1,6 @@
 //! The commands: each composes steps or services and decides nothing else.
 
+pub(crate) mod facts;
 pub(crate) mod reset;
 pub(crate) mod serve;
 pub(crate) mod up;

@@ -3,6 +3,26 @@
 /// Controllers that the kubelet cannot do without.
 const REQUIRED: [&str; 3] = ["cpu", "memory", "pids"];
 
+/// The enabled controllers and the version of cgroups that offers them; arguments as of [`missing_controllers`].
+pub(crate) fn controllers(v2_controllers: Option<&str>, proc_cgroups: &str) -> (u8, Vec<String>) {
+    match v2_controllers {
+        Some(controllers) => {
+            let names = controllers.split_whitespace().map(str::to_owned);
+            (2, names.collect())
+        }
+        None => {
+            let enabled = proc_cgroups.lines().filter_map(|line| {
+                let fields: Vec<_> = line.split_whitespace().collect();
+                match fields[..] {
+                    [name, _, _, "1"] => Some(name.to_owned()),
+                    _ => None,
+                }
+            });
+            (1, enabled.collect())
+        }
+    }
+}
+
 /// The required controllers that are missing.
 ///
 /// `v2_controllers` is /sys/fs/cgroup/cgroup.controllers, which exists on v2 only; `proc_cgroups`
@@ -11,13 +31,8 @@ pub(crate) fn missing_controllers(
     v2_controllers: Option<&str>,
     proc_cgroups: &str,
 ) -> Vec<&'static str> {
-    let has = |name: &str| match v2_controllers {
-        Some(controllers) => controllers.split_whitespace().any(|known| known == name),
-        None => proc_cgroups.lines().any(|line| {
-            let fields: Vec<_> = line.split_whitespace().collect();
-            matches!(fields[..], [known, _, _, "1"] if known == name)
-        }),
-    };
+    let (_, enabled) = controllers(v2_controllers, proc_cgroups);
+    let has = |name: &str| enabled.iter().any(|known| known == name);
     REQUIRED.into_iter().filter(|name| !has(name)).collect()
 }
 

@@ -26,6 +26,17 @@ fn parse_line(line: &str) -> Option<Listener> {
     Some(Listener { port, owner })
 }
 
+/// The ports that /proc/net/tcp or tcp6 lists as listening (state 0A); anybody may read those.
+pub(crate) fn listening_ports(proc_net_tcp: &str) -> impl Iterator<Item = u16> {
+    proc_net_tcp.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, local, _, "0A", ..] = fields[..] else {
+            return None;
+        };
+        u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -58,10 +69,20 @@ mod tests {
         );
     }
 
+    #[test]
+    fn listening_sockets_are_told_from_others() {
+        let table = "  sl  local_address rem_address   st tx_queue\n\
+               0: 00000000:192B 00000000:0000 0A 00000000:00000000\n\
+               1: 0100007F:0CEA 0100007F:192B 01 00000000:00000000\n\
+               2: 00000000000000000000000000000000:184E 00000000000000000000000000000000:0000 0A 0\n";
+        assert_eq!(listening_ports(table).collect::<Vec<_>>(), [6443, 6222]);
+    }
+
     proptest! {
         #[test]
         fn any_text_is_read_without_panic(text in "\\PC{0,200}") {
             let _ = parse_listeners(&text);
+            let _ = listening_ports(&text).count();
         }
     }
 }

@@ -27,5 +27,7 @@ pub(crate) const UNIT_DIRECTORIES: [&str; 3] = [
     "/run/systemd/system",
     "/usr/local/lib/systemd/system",
 ];
+/// By which the server knows a node again.
+pub(crate) const NODE_PASSWORD: &str = "/etc/rancher/node/password";
 /// Where an agent's token lies, 0600; orch's choice, named in config.yaml.
 pub(crate) const AGENT_TOKEN: &str = "/var/lib/orch/join-token";

@@ -6,18 +6,9 @@ use orch_runner::{Check, Step, StepFailure, StepReport};
 use serde::Deserialize;
 
 use super::RemoveError;
+use crate::host::interfaces::POD_LINKS;
 use crate::system::{CommandError, Invocation, System};
 
-/// Interfaces that K3s's networks make.
-const LINKS: [&str; 7] = [
-    "cni0",
-    "flannel.1",
-    "flannel-v6.1",
-    "flannel-wg",
-    "flannel-wg-v6",
-    "kube-ipvs0",
-    "kube-bridge",
-];
 /// The addresses that K3s gives pods where it is not told otherwise.
 const POD_NETWORK: &str = "10.42.0.0/16";
 /// Marks in the names of chains and in rules, in lower case.
@@ -69,7 +60,7 @@ impl ClearNetwork<'_> {
             .chain(
                 links
                     .iter()
-                    .filter(|link| LINKS.contains(&link.ifname.as_str())),
+                    .filter(|link| POD_LINKS.contains(&link.ifname.as_str())),
             )
             .map(|link| link.ifname.clone())
             .collect();

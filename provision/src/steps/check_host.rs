@@ -144,7 +144,8 @@ impl CheckHost<'_> {
             .context
             .system
             .files
-            .free_bytes(Path::new(paths::DATA))?;
+            .space(Path::new(paths::DATA))?
+            .free;
         if free < REQUIRED_FREE_BYTES {
             return Err(CheckHostError::Disk { free });
         }

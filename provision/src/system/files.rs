@@ -65,8 +65,16 @@ pub(crate) trait Files: Send + Sync {
     /// Writes a kernel setting, which cannot be replaced by rename.
     fn write_kernel(&self, path: &Path, value: &str) -> Result<(), FileError>;
 
-    /// Bytes free for root on the file system that holds `path` or the nearest directory above.
-    fn free_bytes(&self, path: &Path) -> Result<u64, FileError>;
+    /// The file system that holds `path` or the nearest directory above.
+    fn space(&self, path: &Path) -> Result<Space, FileError>;
+}
+
+/// How much a file system holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Space {
+    /// What programs may still write.
+    pub(crate) free: u64,
+    pub(crate) total: u64,
 }
 
 impl dyn Files + '_ {
@@ -241,13 +249,16 @@ impl Files for Disk {
         fs::write(path, value).map_err(|source| FileError::new("write", path, source))
     }
 
-    fn free_bytes(&self, path: &Path) -> Result<u64, FileError> {
+    fn space(&self, path: &Path) -> Result<Space, FileError> {
         let mut existing = path;
         while !existing.exists() {
             existing = parent(existing);
         }
         rustix::fs::statvfs(existing)
-            .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+            .map(|stat| Space {
+                free: stat.f_bavail.saturating_mul(stat.f_frsize),
+                total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            })
             .map_err(|errno| FileError::new("measure", existing, errno.into()))
     }
 }

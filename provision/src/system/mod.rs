@@ -17,9 +17,9 @@ pub(crate) use download::{Download, DownloadError, Https};
 #[cfg(test)]
 pub(crate) use endpoints::FakeEndpoints;
 pub(crate) use endpoints::{Endpoints, Sockets};
-#[cfg(test)]
-pub(crate) use files::MemoryFiles;
 pub(crate) use files::{Disk, FileError, Files, sha256_hex};
+#[cfg(test)]
+pub(crate) use files::{MemoryFiles, Space};
 #[cfg(test)]
 pub(crate) use services::FakeServices;
 pub(crate) use services::{Services, Systemd, UnitState};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{CommandError, Commands, Invocation};
 
@@ -22,6 +22,8 @@ pub(crate) struct UnitState {
     pub(crate) has_job: bool,
     /// The unit's files have changed since systemd read them.
     pub(crate) needs_reload: bool,
+    /// Since when it has been active.
+    pub(crate) since: Option<Timestamp>,
     /// The service's main process, while there is one.
     pub(crate) main_process: Option<u32>,
 }
@@ -108,12 +110,14 @@ impl Services for Systemd<'_> {
             "systemctl",
             [
                 "show",
-                "--property=ActiveState,SubState,UnitFileState,NRestarts,Job,NeedDaemonReload,MainPID",
+                "--property=ActiveState,SubState,UnitFileState,NRestarts,Job,NeedDaemonReload,MainPID,ActiveEnterTimestampMonotonic",
                 unit,
             ],
         );
         let shown = self.commands.run_ok(&invocation).await?;
-        Ok(parse_show(&shown.text()))
+        let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let monotonic = SignedDuration::from_secs(monotonic.tv_sec);
+        Ok(parse_show(&shown.text(), Timestamp::now() - monotonic))
     }
 
     async fn journal(
@@ -137,7 +141,8 @@ impl Services for Systemd<'_> {
     }
 }
 
-fn parse_show(text: &str) -> UnitState {
+/// `monotonic_zero` is when the clock that systemd counts moments with was zero.
+fn parse_show(text: &str, monotonic_zero: Timestamp) -> UnitState {
     let mut state = UnitState::default();
     for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
         match key {
@@ -147,6 +152,13 @@ fn parse_show(text: &str) -> UnitState {
             "Job" => state.has_job = !["", "0"].contains(&value),
             "NeedDaemonReload" => state.needs_reload = value == "yes",
             "MainPID" => state.main_process = value.parse().ok().filter(|id| *id != 0),
+            "ActiveEnterTimestampMonotonic" => {
+                let microseconds = value.parse().ok().filter(|entered| *entered > 0);
+                state.since = microseconds.and_then(|entered| {
+                    let since = monotonic_zero.checked_add(SignedDuration::from_micros(entered));
+                    since.ok()?.round(jiff::Unit::Second).ok()
+                });
+            }
             "NRestarts" => state.restarts = value.parse().unwrap_or_default(),
             _ => {}
         }
@@ -255,8 +267,19 @@ mod tests {
 
     #[test]
     fn an_active_unit_with_a_job_is_the_old_one() {
-        assert!(!parse_show("ActiveState=active\nJob=175\n").is_active());
-        assert!(parse_show("ActiveState=active\nJob=\n").is_active());
+        let zero = Timestamp::UNIX_EPOCH;
+        assert!(!parse_show("ActiveState=active\nJob=175\n", zero).is_active());
+        assert!(parse_show("ActiveState=active\nJob=\n", zero).is_active());
+    }
+
+    #[test]
+    fn the_moment_it_became_active_is_told_by_the_wall_clock() {
+        let zero = Timestamp::from_second(1_800_000_000).unwrap();
+        let state = parse_show("MainPID=7\nActiveEnterTimestampMonotonic=61000000\n", zero);
+        assert_eq!(state.since, Timestamp::from_second(1_800_000_061).ok());
+        assert_eq!(state.main_process, Some(7));
+        let state = parse_show("MainPID=0\nActiveEnterTimestampMonotonic=0\n", zero);
+        assert_eq!((state.since, state.main_process), (None, None));
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use orch_runner::Recorder;
 
 use super::*;
 use crate::k3s::paths;
-use crate::system::{Disk, FileError, Files};
+use crate::system::{Disk, FileError, Files, Space};
 use crate::testing::node::{Node, changes, lines};
 
 /// Waits depend on the moment and change nothing.
@@ -237,8 +237,8 @@ impl Files for Below {
     fn write_kernel(&self, path: &Path, value: &str) -> Result<(), FileError> {
         Disk.write_kernel(&self.at(path), value)
     }
-    fn free_bytes(&self, _: &Path) -> Result<u64, FileError> {
-        Ok(100 << 30)
+    fn space(&self, path: &Path) -> Result<Space, FileError> {
+        Disk.space(&self.at(path))
     }
 }
 

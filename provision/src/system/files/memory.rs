@@ -172,7 +172,10 @@ impl Files for MemoryFiles {
         self.write(path, value.as_bytes(), 0o644)
     }
 
-    fn free_bytes(&self, _path: &Path) -> Result<u64, FileError> {
-        Ok(100 << 30)
+    fn space(&self, _path: &Path) -> Result<Space, FileError> {
+        Ok(Space {
+            free: 100 << 30,
+            total: 200 << 30,
+        })
     }
 }
