@@ -1,205 +1,231 @@
-//! What the join service grants: a short-lived K3s token for the node that a key belongs to.
+//! What the join service grants: a short-lived K3s token for the node that a key belongs to, and
+//! what becomes of it.
+//!
+//! A bootstrap token works for whoever holds it and as often as they like until it expires: K3s has
+//! none that are bound to a node or used up. So each node has at most one here, and it is deleted as
+//! soon as the node has joined, before the node gets another one, and when its time is up.
 
-use std::fs;
-use std::io::Write;
-use std::path::PathBuf;
+mod audit;
+mod cluster;
+mod key_files;
+mod outstanding;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use orch_contract::{
-    JOIN_SCHEMA, JoinGrant, JoinRefusal, JoinResponse, JoinToken, NodeConfig, NodeName,
-    RefusalReason,
+    JOIN_SCHEMA, JoinGrant, JoinRefusal, JoinResponse, NodeConfig, NodeName, RefusalReason,
 };
-use orch_ssh::AuthorizedKeys;
-use orch_ssh::server::{Audit, AuditEvent, Grantor, KeySource};
-use serde_json::json;
-use tokio::sync::Semaphore;
+use orch_ssh::server::{Audit, AuditEvent, AuditKind, Grantor};
 
+pub(crate) use self::audit::JournalAudit;
+use self::cluster::{ClusterTokens, describe};
+pub(crate) use self::key_files::KeyFiles;
+use self::outstanding::Outstanding;
 use crate::k3s::paths;
-use crate::redact::redact;
-use crate::system::{CommandError, Commands, Invocation};
+use crate::system::Commands;
 
-const MINT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Each minting is a process of K3s's size; the others wait their turn.
-const CONCURRENT_MINTS: usize = 2;
+/// How often the tokens that are out are looked after. A node takes seconds to join, and each look is a
+/// process of K3s's size.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Mints tokens with K3s's own command.
+/// Mints tokens with K3s's own command, and deletes them.
 pub(crate) struct TokenMint<C> {
-    commands: C,
+    cluster: ClusterTokens<C>,
     server_url: String,
     ttl: Duration,
-    turns: Semaphore,
+    audit: Arc<dyn Audit>,
+    /// None until the cluster was asked which tokens are out, and again after a mint that may have
+    /// left one behind.
+    outstanding: Mutex<Option<Outstanding>>,
+    asking: Mutex<HashSet<NodeName>>,
 }
 
-impl<C: Commands> TokenMint<C> {
-    pub(crate) fn new(commands: C, config: &NodeConfig) -> Self {
+impl<C: Commands + 'static> TokenMint<C> {
+    pub(crate) fn new(commands: C, config: &NodeConfig, audit: Arc<dyn Audit>) -> Self {
+        let cluster = ClusterTokens::new(commands, paths::ADMIN_KUBECONFIG);
+        Self::of(cluster, config, audit)
+    }
+
+    fn of(cluster: ClusterTokens<C>, config: &NodeConfig, audit: Arc<dyn Audit>) -> Self {
         Self {
-            commands,
+            cluster,
             server_url: config.server.url(),
             ttl: config.join.token_ttl(),
-            turns: Semaphore::new(CONCURRENT_MINTS),
+            audit,
+            outstanding: Mutex::new(None),
+            asking: Mutex::default(),
         }
     }
 
-    fn commands(&self) -> &dyn Commands {
-        &self.commands
+    /// Looks after the tokens that are out, until it is dropped.
+    pub(crate) async fn look_after(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            if let Err(problem) = self.revoke_what_is_over().await {
+                self.audit
+                    .record(AuditEvent::new(AuditKind::RevocationFailed, problem));
+            }
+        }
+    }
+
+    async fn revoke_what_is_over(&self) -> Result<(), String> {
+        // A K3s that is not up knows no node, and has nothing to delete tokens from.
+        if !self.cluster.is_up() {
+            return Ok(());
+        }
+        self.know_outstanding().await?;
+        if self
+            .outstanding()
+            .as_ref()
+            .is_none_or(Outstanding::is_empty)
+        {
+            return Ok(());
+        }
+        let leases = self.cluster.leases().await;
+        let over = self.outstanding().as_mut().map_or_else(Vec::new, |known| {
+            known.take_looks(leases.as_deref().ok(), Timestamp::now())
+        });
+        let ids: Vec<_> = over.iter().map(|over| over.id.clone()).collect();
+        if !ids.is_empty() {
+            self.cluster
+                .delete(None, &ids)
+                .await
+                .map_err(|error| describe(&error))?;
+        }
+        for over in over {
+            if let Some(known) = self.outstanding().as_mut() {
+                known.forget(&over.id);
+            }
+            self.audit.record(AuditEvent::of_node(
+                AuditKind::TokenRevoked,
+                over.node,
+                format!("token {}: {}", over.id, over.why.as_str()),
+            ));
+        }
+        leases.map(drop).map_err(|error| describe(&error))
+    }
+
+    async fn know_outstanding(&self) -> Result<(), String> {
+        if self.outstanding().is_some() {
+            return Ok(());
+        }
+        let listed = self
+            .cluster
+            .list()
+            .await
+            .map_err(|error| describe(&error))?;
+        self.outstanding()
+            .get_or_insert_with(|| Outstanding::from_list(listed));
+        Ok(())
+    }
+
+    fn outstanding(&self) -> MutexGuard<'_, Option<Outstanding>> {
+        self.outstanding
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn mint(&self, node: &NodeName) -> Result<JoinGrant, String> {
-        let _turn = self
-            .turns
-            .acquire()
-            .await
-            .map_err(|error| error.to_string())?;
-        // Before this file is there K3s has not started; asking it would only cost time.
-        if !std::path::Path::new(paths::ADMIN_KUBECONFIG).exists() {
+        let _asking = Asking::begin(&self.asking, node)
+            .ok_or_else(|| "this node's earlier request is still being answered".to_owned())?;
+        if !self.cluster.is_up() {
             return Err("K3s is not up yet".to_owned());
         }
-        let now = Timestamp::now();
-        let invocation = Invocation::new(
-            paths::BINARY,
-            [
-                "token".to_owned(),
-                "create".to_owned(),
-                "--ttl".to_owned(),
-                format!("{}s", self.ttl.as_secs()),
-                "--description".to_owned(),
-                format!("orch: join of node {node}"),
-            ],
-        )
-        .timeout(MINT_TIMEOUT);
-        let shown = self
-            .commands()
-            .run_ok(&invocation)
+        self.know_outstanding().await?;
+        let earlier = self
+            .outstanding()
+            .as_ref()
+            .map(|known| known.ids_of(node))
+            .unwrap_or_default();
+        // The password goes as well: a machine that was made anew has lost the one that K3s gave its
+        // predecessor, and K3s would reject it for ever. Its key has just proved which node it is.
+        self.cluster
+            .delete(Some(node), &earlier)
             .await
             .map_err(|error| describe(&error))?;
-        // K3s prints the token alone; a warning before it must not be taken for one.
-        let text = shown.text();
-        let line = text.lines().map(str::trim).rfind(|line| !line.is_empty());
-        let token = JoinToken::parse(line.unwrap_or_default())
-            .map_err(|error| format!("`k3s token create` printed no token: {error}"))?;
-        self.forget_password(node).await;
-        let ttl = SignedDuration::try_from(self.ttl).unwrap_or_default();
+        for id in &earlier {
+            if let Some(known) = self.outstanding().as_mut() {
+                known.forget(id);
+            }
+            self.audit.record(AuditEvent::of_node(
+                AuditKind::TokenRevoked,
+                node.clone(),
+                format!("token {id}: the node asked for another one"),
+            ));
+        }
+        let expires_at = Timestamp::now() + SignedDuration::try_from(self.ttl).unwrap_or_default();
+        let created = self.cluster.create(node, self.ttl).await;
+        let mut outstanding = self.outstanding();
+        let (token, id) = match created {
+            Ok(created) => created,
+            Err(problem) => {
+                // It may be there all the same, made by a command that was cut off: ask the cluster.
+                *outstanding = None;
+                return Err(problem);
+            }
+        };
+        if let Some(known) = outstanding.as_mut() {
+            known.add(id, node.clone(), Some(expires_at));
+        }
         Ok(JoinGrant {
             schema: JOIN_SCHEMA,
             node: node.clone(),
             server_url: self.server_url.clone(),
             token,
-            expires_at: now + ttl,
+            expires_at,
         })
     }
+}
 
-    /// A machine that was made anew has lost the password that K3s gave its predecessor, and K3s
-    /// would reject it for ever. Its key has just proved which node it is.
-    async fn forget_password(&self, node: &NodeName) {
-        let invocation = Invocation::new(
-            paths::BINARY,
-            [
-                "kubectl".to_owned(),
-                "--kubeconfig".to_owned(),
-                paths::ADMIN_KUBECONFIG.to_owned(),
-                "--request-timeout=10s".to_owned(),
-                "--namespace=kube-system".to_owned(),
-                "delete".to_owned(),
-                "secret".to_owned(),
-                format!("{node}.node-password.k3s"),
-                "--ignore-not-found".to_owned(),
-            ],
-        )
-        .timeout(MINT_TIMEOUT);
-        if let Err(error) = self.commands().run_ok(&invocation).await {
-            write_line(&json!({
-                "audit": "password_kept",
-                "node": node,
-                "problem": describe(&error),
-            }));
-        }
+/// That a node's request is being answered: two at once would leave it two tokens.
+struct Asking<'a> {
+    asking: &'a Mutex<HashSet<NodeName>>,
+    node: NodeName,
+}
+
+impl<'a> Asking<'a> {
+    fn begin(asking: &'a Mutex<HashSet<NodeName>>, node: &NodeName) -> Option<Self> {
+        let new = asking
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(node.clone());
+        new.then(|| Self {
+            asking,
+            node: node.clone(),
+        })
     }
 }
 
-fn describe(error: &CommandError) -> String {
-    redact(&orch_runner::error_chain(error).join(": "))
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.asking
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.node);
+    }
 }
+
+/// Shared with the task that looks after the tokens.
+pub(crate) struct SharedMint<C>(pub(crate) Arc<TokenMint<C>>);
 
 #[async_trait]
-impl<C: Commands + 'static> Grantor for TokenMint<C> {
+impl<C: Commands + 'static> Grantor for SharedMint<C> {
     async fn grant(&self, node: &NodeName) -> JoinResponse {
-        match self.mint(node).await {
-            Ok(grant) => JoinResponse::Granted(grant),
-            Err(message) => JoinResponse::Refused(JoinRefusal {
-                reason: RefusalReason::NotReady,
-                message,
-            }),
-        }
-    }
-}
-
-/// The uploaded file, read at each connection: a node that is added needs no restart.
-pub(crate) struct AuthorizedKeysFile {
-    path: PathBuf,
-}
-
-impl AuthorizedKeysFile {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path }
-    }
-}
-
-impl KeySource for AuthorizedKeysFile {
-    fn authorized_keys(&self) -> Option<AuthorizedKeys> {
-        let problem = match fs::read_to_string(&self.path) {
-            Ok(text) => match AuthorizedKeys::parse(&text) {
-                Ok(keys) => return Some(keys),
-                Err(error) => orch_runner::error_chain(&error).join(": "),
-            },
+        let (mint, asked) = (Arc::clone(&self.0), node.clone());
+        // A peer that hangs up ends its connection, not the mint: a token that was made is known.
+        let minted = tokio::spawn(async move { mint.mint(&asked).await }).await;
+        let problem = match minted {
+            Ok(Ok(grant)) => return JoinResponse::Granted(grant),
+            Ok(Err(problem)) => problem,
             Err(error) => error.to_string(),
         };
-        write_line(&json!({
-            "audit": "authorized_keys_unusable",
-            "path": self.path,
-            "problem": problem,
-        }));
-        None
+        JoinResponse::Refused(JoinRefusal::new(RefusalReason::NotReady, problem))
     }
 }
 
-/// One JSON object per line on stderr, which systemd puts into the journal.
-pub(crate) struct JournalAudit;
-
-impl Audit for JournalAudit {
-    fn record(&self, event: AuditEvent) {
-        write_line(&match event {
-            AuditEvent::KeyRejected { peer, key } => {
-                json!({"audit": "key_rejected", "peer": peer, "key": key})
-            }
-            AuditEvent::Denied { peer, node, what } => {
-                json!({"audit": "denied", "peer": peer, "node": node, "what": what})
-            }
-            AuditEvent::Granted { peer, node, key } => {
-                json!({"audit": "granted", "peer": peer, "node": node, "key": key})
-            }
-            AuditEvent::Refused {
-                peer,
-                node,
-                reason,
-                message,
-            } => json!({
-                "audit": "refused",
-                "peer": peer,
-                "node": node,
-                "reason": reason,
-                "message": redact(&message),
-            }),
-            AuditEvent::Busy { peer } => json!({"audit": "busy", "peer": peer}),
-            AuditEvent::AcceptFailed { problem } => {
-                json!({"audit": "accept_failed", "problem": problem})
-            }
-        });
-    }
-}
-
-fn write_line(value: &serde_json::Value) {
-    // A journal that cannot be written to must not stop the service.
-    let _ = writeln!(std::io::stderr().lock(), "{value}");
-}
+#[cfg(test)]
+mod tests;

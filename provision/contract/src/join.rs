@@ -15,6 +15,8 @@ use crate::NodeName;
 pub const JOIN_SCHEMA: u32 = 1;
 /// The one command that the join service executes.
 pub const JOIN_COMMAND: &str = "orch-join";
+/// The one user name there is; the key decides who it is.
+pub const JOIN_USER: &str = "orch";
 /// TCP port of the join service where the configuration names none.
 pub const DEFAULT_JOIN_PORT: u16 = 6222;
 /// Bytes of a request beyond which the server stops reading.
@@ -52,6 +54,22 @@ impl JoinToken {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// The public half of a bootstrap token, by which it is listed and deleted; None if this is
+    /// another kind of token.
+    pub fn id(&self) -> Option<&str> {
+        let (_, credentials) = self.0.rsplit_once("::")?;
+        let (id, _) = credentials.split_once('.')?;
+        is_token_id(id).then_some(id)
+    }
+}
+
+/// Whether a text has the form of a bootstrap token's public half.
+pub fn is_token_id(text: &str) -> bool {
+    text.len() == 6
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 }
 
 impl TryFrom<String> for JoinToken {
@@ -145,6 +163,19 @@ pub struct JoinRefusal {
     pub reason: RefusalReason,
     /// For people; holds nothing secret.
     pub message: String,
+    /// Before that many seconds have passed the answer will be the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<u64>,
+}
+
+impl JoinRefusal {
+    pub fn new(reason: RefusalReason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            retry_after_seconds: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,6 +187,10 @@ pub enum RefusalReason {
     BadRequest,
     /// K3s did not mint a token; trying again may help.
     NotReady,
+    /// This node asks more often than any node needs to; `retry_after_seconds` says when to go on.
+    RateLimited,
+    /// The key was taken off the list after the connection had been accepted.
+    Revoked,
     #[serde(other)]
     Unknown,
 }
@@ -200,6 +235,38 @@ mod tests {
     fn a_response_survives_the_wire() {
         let bytes = serde_json::to_vec(&grant()).unwrap();
         assert_eq!(JoinResponse::parse(&bytes).unwrap(), grant());
+    }
+
+    #[test]
+    fn only_a_bootstrap_token_has_an_id() {
+        let id = |text: &str| {
+            let token = JoinToken::parse(text).unwrap();
+            token.id().map(str::to_owned)
+        };
+        assert_eq!(
+            id("K10ab::abc123.0123456789abcdef").as_deref(),
+            Some("abc123")
+        );
+        for other in [
+            "K10ab::server:password",
+            "abc123.secret",
+            "K10::ABC123.s",
+            "K10::abc1234.s",
+        ] {
+            assert_eq!(id(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_an_older_service_names_no_time() {
+        let old = br#"{"status":"refused","reason":"not_ready","message":"starting"}"#;
+        let JoinResponse::Refused(refusal) = JoinResponse::parse(old).unwrap() else {
+            panic!("this is a refusal");
+        };
+        assert_eq!(
+            refusal,
+            JoinRefusal::new(RefusalReason::NotReady, "starting")
+        );
     }
 
     #[test]

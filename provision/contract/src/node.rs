@@ -287,7 +287,8 @@ pub struct Join {
     pub client_key: PathBuf,
     /// Agent: the server's public key.
     pub known_host: PathBuf,
-    /// How long a token lives, in seconds.
+    /// How long a token that is not used lives, in seconds: as long as a start of K3s may take, so that
+    /// no start that would succeed finds its token expired. A used one is revoked at once.
     pub token_ttl_seconds: u64,
 }
 
@@ -298,7 +299,7 @@ impl Default for Join {
             authorized_keys: node_paths::JOIN_AUTHORIZED_KEYS.into(),
             client_key: node_paths::JOIN_CLIENT_KEY.into(),
             known_host: node_paths::JOIN_KNOWN_HOST.into(),
-            token_ttl_seconds: 600,
+            token_ttl_seconds: 300,
         }
     }
 }

@@ -1,18 +1,23 @@
 //! `orch-provision serve`: the join service, in the foreground.
 
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use orch_contract::ExitCode;
 use orch_runner::{ExitCoded, StepFailure};
-use orch_ssh::keys::{KeyError, read_private_key};
-use orch_ssh::server::{JoinService, Limits};
-use tokio::net::TcpListener;
+use orch_ssh::keys::KeyError;
+use orch_ssh::server::{Audit, JoinService, Limits, SummedAudit};
+use rustix::net::sockopt::set_ipv6_v6only;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::{interruptible, load_config};
 use crate::cli::ServeArgs;
-use crate::join_service::{AuthorizedKeysFile, JournalAudit, TokenMint};
+use crate::join_service::{JournalAudit, KeyFiles, SharedMint, TokenMint};
 use crate::system::Processes;
+
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: u32 = 128;
 
 /// Why the join service does not run.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +27,7 @@ enum ServeError {
     #[error("cannot listen at {address}")]
     Listen {
         address: SocketAddr,
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -34,25 +39,18 @@ impl ExitCoded for ServeError {
 
 pub(crate) async fn run(arguments: ServeArgs) -> Result<(), StepFailure> {
     let config = load_config(&arguments.config)?;
-    let host_key = read_private_key(&config.join.host_key).map_err(ServeError::Key)?;
-    // Every interface: a node's address may come up later than this service does.
-    let any = match config.server.address {
-        std::net::IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        std::net::IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let address = SocketAddr::new(any, config.server.join_port);
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| ServeError::Listen { address, source })?;
+    let keys = KeyFiles::new(&config.join).map_err(ServeError::Key)?;
+    let listener = listen(config.server.join_port)?;
+    let audit: Arc<dyn Audit> = Arc::new(SummedAudit::new(JournalAudit));
+    let mint = Arc::new(TokenMint::new(Processes, &config, Arc::clone(&audit)));
     let service = JoinService::new(
-        host_key,
         Limits::default(),
-        Arc::new(TokenMint::new(Processes, &config)),
-        Arc::new(AuthorizedKeysFile::new(config.join.authorized_keys.clone())),
-        Arc::new(JournalAudit),
+        Arc::new(SharedMint(Arc::clone(&mint))),
+        Arc::new(keys),
+        audit,
     );
     interruptible(async {
-        service.run(listener).await;
+        tokio::join!(service.run(listener), mint.look_after());
         Ok(())
     })
     .await
@@ -61,4 +59,30 @@ pub(crate) async fn run(arguments: ServeArgs) -> Result<(), StepFailure> {
         ExitCode::Interrupted => Ok(()),
         _ => Err(failure),
     })
+}
+
+/// Every interface, because a node's address may come up later than this service does; both families
+/// on one socket, or IPv4 alone where the kernel has no other.
+fn listen(port: u16) -> Result<TcpListener, ServeError> {
+    let failed = |address: SocketAddr| move |source| ServeError::Listen { address, source };
+    let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    match TcpSocket::new_v6() {
+        Ok(socket) => set_ipv6_v6only(&socket, false)
+            .map_err(io::Error::from)
+            .and_then(|()| bind(socket, both))
+            .map_err(failed(both)),
+        Err(_) => {
+            let ipv4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+            TcpSocket::new_v4()
+                .and_then(|socket| bind(socket, ipv4))
+                .map_err(failed(ipv4))
+        }
+    }
+}
+
+fn bind(socket: TcpSocket, address: SocketAddr) -> io::Result<TcpListener> {
+    // A restart finds the connections of the service before it still closing.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }

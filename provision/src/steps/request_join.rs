@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -12,7 +12,7 @@ use orch_runner::{
     Check, ExitCoded, Probe, Step, StepFailure, StepReport, Wait, WaitError, error_chain,
 };
 use orch_ssh::client::{Join, JoinError, request_join};
-use orch_ssh::keys::{KeyError, read_private_key, read_public_key};
+use orch_ssh::keys::{KeyError, read_known_host, read_private_key};
 use serde::Deserialize;
 
 use super::Context;
@@ -22,6 +22,8 @@ use crate::system::{FileError, Files};
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// A node that was just added may ask before the server has been told of its key.
 const UNKNOWN_KEY_PATIENCE: Duration = Duration::from_secs(20);
+/// A service that asks for more time than this is not believed.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Certificates and tokens tolerate less than this.
 const TOLERATED_CLOCK_DIFFERENCE: SignedDuration = SignedDuration::from_secs(60);
 
@@ -95,7 +97,7 @@ impl RequestJoin<'_> {
         let config = self.context.config;
         Ok(Join {
             address: SocketAddr::new(config.server.address, config.server.join_port),
-            server_key: read_public_key(&config.join.known_host)?,
+            server_keys: read_known_host(&config.join.known_host)?,
             client_key: Arc::new(read_private_key(&config.join.client_key)?),
             node: config.node.name.clone(),
         })
@@ -109,9 +111,9 @@ impl RequestJoin<'_> {
             timeout: Duration::from_secs(config.timeouts.join_seconds),
             interval: RETRY_INTERVAL,
         };
-        let unknown_since = OnceLock::new();
+        let patience = Mutex::new(Patience::default());
         let grant = wait
-            .until(report, || ask_once(&join, &unknown_since))
+            .until(report, || ask_once(&join, &patience))
             .await
             .map_err(RequestJoinError::Wait)?
             .map_err(RequestJoinError::Join)?;
@@ -146,25 +148,54 @@ impl RequestJoin<'_> {
     }
 }
 
-/// Asks once; whatever may still come right is pending.
-async fn ask_once(
-    join: &Join,
-    unknown_since: &OnceLock<Instant>,
-) -> Result<Probe<JoinGrant>, JoinError> {
+/// What earlier questions of one run say about the next.
+#[derive(Default)]
+struct Patience {
+    unknown_since: Option<Instant>,
+    /// The service wants to be left alone until then, and had this to say.
+    not_before: Option<(Instant, String)>,
+}
+
+impl Patience {
+    /// What there is to wait for without asking.
+    fn hold(&self, now: Instant) -> Option<String> {
+        let (until, said) = self.not_before.as_ref()?;
+        (now < *until).then(|| said.clone())
+    }
+
+    /// What to wait for after an answer that may still come right; None: it will not.
+    fn judge(&mut self, error: &JoinError, now: Instant) -> Option<String> {
+        let patient = match error {
+            JoinError::KeyRejected { .. } => {
+                let since = *self.unknown_since.get_or_insert(now);
+                now.duration_since(since) < UNKNOWN_KEY_PATIENCE
+            }
+            other => other.is_transient(),
+        };
+        if !patient {
+            return None;
+        }
+        let said = error_chain(error).join(": ");
+        self.not_before = error
+            .retry_after()
+            .map(|wait| (now + wait.min(LONGEST_RETRY_AFTER), said.clone()));
+        Some(said)
+    }
+}
+
+/// Asks once, unless the service has said when to ask again.
+async fn ask_once(join: &Join, patience: &Mutex<Patience>) -> Result<Probe<JoinGrant>, JoinError> {
+    let patience = || patience.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(said) = patience().hold(Instant::now()) {
+        return Ok(Probe::Pending(said));
+    }
     let error = match request_join(join).await {
         Ok(grant) => return Ok(Probe::Met(grant)),
         Err(error) => error,
     };
-    let patient = match &error {
-        JoinError::KeyRejected { .. } => {
-            unknown_since.get_or_init(Instant::now).elapsed() < UNKNOWN_KEY_PATIENCE
-        }
-        other => other.is_transient(),
-    };
-    if patient {
-        Ok(Probe::Pending(error_chain(&error).join(": ")))
-    } else {
-        Err(error)
+    match patience().judge(&error, Instant::now()) {
+        Some(said) => Ok(Probe::Pending(said)),
+        None => Err(error),
     }
 }
 
@@ -230,9 +261,9 @@ mod tests {
     };
     use orch_contract::{Event, JoinRefusal};
     use orch_runner::{Recorder, Runner};
-    use orch_ssh::AuthorizedKeys;
     use orch_ssh::keys::ensure_cluster_keys;
     use orch_ssh::server::{Audit, AuditEvent, Grantor, JoinService, KeySource, Limits};
+    use orch_ssh::{AuthorizedKeys, PrivateKey};
     use std::sync::Mutex;
     use tokio::net::TcpListener;
 
@@ -249,10 +280,10 @@ mod tests {
             let mut asked = self.0.lock().unwrap();
             *asked += 1;
             if *asked == 1 {
-                return JoinResponse::Refused(JoinRefusal {
-                    reason: RefusalReason::NotReady,
-                    message: "K3s is starting".to_owned(),
-                });
+                return JoinResponse::Refused(JoinRefusal::new(
+                    RefusalReason::NotReady,
+                    "K3s is starting",
+                ));
             }
             JoinResponse::Granted(JoinGrant {
                 schema: JOIN_SCHEMA,
@@ -264,11 +295,15 @@ mod tests {
         }
     }
 
-    struct Keys(AuthorizedKeys);
+    struct Keys(PrivateKey, AuthorizedKeys);
 
     impl KeySource for Keys {
-        fn authorized_keys(&self) -> Option<AuthorizedKeys> {
-            Some(self.0.clone())
+        fn host_key(&self) -> Result<PrivateKey, String> {
+            Ok(self.0.clone())
+        }
+
+        fn authorized_keys(&self) -> Result<AuthorizedKeys, String> {
+            Ok(self.1.clone())
         }
     }
 
@@ -285,10 +320,12 @@ mod tests {
         ensure_cluster_keys(&layout, std::slice::from_ref(&node)).unwrap();
         let text = std::fs::read_to_string(layout.authorized_keys()).unwrap();
         let service = JoinService::new(
-            read_private_key(&layout.host_key()).unwrap(),
             Limits::default(),
             Arc::new(SlowServer::default()),
-            Arc::new(Keys(AuthorizedKeys::parse(&text).unwrap())),
+            Arc::new(Keys(
+                read_private_key(&layout.host_key()).unwrap(),
+                AuthorizedKeys::parse(&text).unwrap(),
+            )),
             Arc::new(NoAudit),
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -346,6 +383,29 @@ mod tests {
         let message = error_chain(failure.error()).join(": ");
         assert_eq!(message.matches("SHA256:").count(), 2, "{message}");
         assert_eq!(machine.files.text(paths::AGENT_TOKEN), None);
+    }
+
+    #[test]
+    fn a_service_that_wants_to_be_left_alone_is() {
+        let refused = |reason, seconds| JoinError::Refused {
+            reason,
+            message: "again later".to_owned(),
+            retry_after: Some(Duration::from_secs(seconds)),
+        };
+        let mut patience = Patience::default();
+        let now = Instant::now();
+        assert_eq!(patience.hold(now), None);
+        let said = patience.judge(&refused(RefusalReason::RateLimited, 7), now);
+        assert!(said.unwrap().contains("again later"));
+        assert!(patience.hold(now + Duration::from_secs(6)).is_some());
+        assert_eq!(patience.hold(now + Duration::from_secs(7)), None);
+        // Not for ever, and not for a reason that time does not change.
+        patience.judge(&refused(RefusalReason::RateLimited, u64::MAX), now);
+        assert_eq!(patience.hold(now + LONGEST_RETRY_AFTER), None);
+        assert_eq!(
+            patience.judge(&refused(RefusalReason::WrongNode, 7), now),
+            None
+        );
     }
 
     #[tokio::test]

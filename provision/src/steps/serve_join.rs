@@ -68,15 +68,11 @@ impl ServeJoin<'_> {
         desired
     }
 
-    /// What the service reads when it starts. The authorised keys are read at each connection.
+    /// What the service reads when it starts. Its keys are read at each connection.
     fn inputs(&self) -> Result<Inputs, FileError> {
         let files = self.context.system.files;
         let mut inputs = self.unit_file().digests();
-        for path in [
-            self.program.as_path(),
-            &self.config_path,
-            &self.context.config.join.host_key,
-        ] {
+        for path in [self.program.as_path(), &self.config_path] {
             // The program is the same one wherever it was started from.
             let name = if path == self.program {
                 node_paths::PROVISIONER.to_owned()
@@ -244,6 +240,11 @@ mod tests {
             ]
         );
         assert_eq!(machine.files.text(node_paths::PROVISIONER).unwrap(), "v1");
+        runner.run(&step).await.unwrap();
+        assert!(machine.services.take_done().is_empty());
+        // A new host key is read at the next connection: nobody who is joining is cut off.
+        std::fs::remove_file(layout.host_key()).unwrap();
+        ensure_cluster_keys(&layout, &["agent".parse().unwrap()]).unwrap();
         runner.run(&step).await.unwrap();
         assert!(machine.services.take_done().is_empty());
         machine.files.put("/tmp/orch-provision", "v2", 0o755);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orch_contract::{
-    JOIN_COMMAND, JoinGrant, JoinRequest, JoinResponse, MAX_RESPONSE_BYTES, NodeName,
+    JOIN_COMMAND, JOIN_USER, JoinGrant, JoinRequest, JoinResponse, MAX_RESPONSE_BYTES, NodeName,
     RefusalReason, WireError,
 };
 use russh::client::{self, Config, Handle};
@@ -17,8 +17,6 @@ use zeroize::Zeroizing;
 
 use crate::algorithms;
 
-/// The user name the client gives; the server decides on the key alone.
-const USER: &str = "orch";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Whole exchange after the connection stands; covers a server that is slow to mint a token.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(45);
@@ -27,8 +25,8 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(45);
 #[derive(Clone)]
 pub struct Join {
     pub address: SocketAddr,
-    /// The one key that the server may have.
-    pub server_key: PublicKey,
+    /// The keys that the server may have: one, or two while it gets a new one.
+    pub server_keys: Vec<PublicKey>,
     pub client_key: Arc<PrivateKey>,
     pub node: NodeName,
 }
@@ -73,15 +71,26 @@ pub enum JoinError {
     Refused {
         reason: RefusalReason,
         message: String,
+        retry_after: Option<Duration>,
     },
 }
 
 impl JoinError {
+    /// How long the service wants to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            JoinError::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// Whether asking again may help, because the server may still be starting.
     pub fn is_transient(&self) -> bool {
         match self {
             JoinError::Connect { .. } | JoinError::Silent { .. } | JoinError::Broken { .. } => true,
-            JoinError::Refused { reason, .. } => *reason == RefusalReason::NotReady,
+            JoinError::Refused { reason, .. } => {
+                matches!(reason, RefusalReason::NotReady | RefusalReason::RateLimited)
+            }
             JoinError::HostKey { .. }
             | JoinError::KeyRejected { .. }
             | JoinError::NotOffered { .. }
@@ -117,14 +126,14 @@ async fn exchange(join: &Join, stream: TcpStream) -> Result<JoinGrant, JoinError
     });
     let handler = PinnedServer {
         address,
-        expected: join.server_key.clone(),
+        expected: join.server_keys.clone(),
     };
     let mut session = client::connect_stream(config, stream, handler)
         .await
         .map_err(|error| error.into_join_error(address))?;
     let key = PrivateKeyWithHashAlg::new(Arc::clone(&join.client_key), None);
     let authenticated = session
-        .authenticate_publickey(USER, key)
+        .authenticate_publickey(JOIN_USER, key)
         .await
         .map_err(broken)?;
     if !authenticated.success() {
@@ -143,6 +152,7 @@ async fn exchange(join: &Join, stream: TcpStream) -> Result<JoinGrant, JoinError
         JoinResponse::Refused(refusal) => Err(JoinError::Refused {
             reason: refusal.reason,
             message: refusal.message,
+            retry_after: refusal.retry_after_seconds.map(Duration::from_secs),
         }),
     }
 }
@@ -188,7 +198,7 @@ async fn ask(session: &Handle<PinnedServer>, join: &Join) -> Result<Zeroizing<Ve
 
 struct PinnedServer {
     address: SocketAddr,
-    expected: PublicKey,
+    expected: Vec<PublicKey>,
 }
 
 /// The handler's error carries both fingerprints, which the library's own cannot.
@@ -226,7 +236,10 @@ impl client::Handler for PinnedServer {
     ) -> Result<bool, Self::Error> {
         let actual = match shown {
             PublicKeyOrCertificate::PublicKey { key, .. }
-                if key.key_data() == self.expected.key_data() =>
+                if self
+                    .expected
+                    .iter()
+                    .any(|expected| expected.key_data() == key.key_data()) =>
             {
                 return Ok(true);
             }
@@ -237,8 +250,13 @@ impl client::Handler for PinnedServer {
                 format!("of a certificate, from {}", self.address)
             }
         };
+        let expected: Vec<_> = self
+            .expected
+            .iter()
+            .map(|key| key.fingerprint(HashAlg::Sha256).to_string())
+            .collect();
         Err(PinError::HostKey {
-            expected: self.expected.fingerprint(HashAlg::Sha256).to_string(),
+            expected: expected.join(" or "),
             actual,
         })
     }

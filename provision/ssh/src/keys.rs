@@ -13,6 +13,8 @@ use crate::AuthorizedKeys;
 
 /// Private keys are this long at most; anything longer is not one.
 const MAX_KEY_FILE_BYTES: u64 = 16 * 1024;
+/// The server's key and its successor.
+const MAX_KNOWN_HOST_KEYS: usize = 2;
 
 /// What went wrong with a key file.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,8 @@ pub enum KeyError {
         path: PathBuf,
         source: russh::keys::ssh_key::Error,
     },
+    #[error("{} names {count} keys of the server; it has one, or two while it gets a new one", path.display())]
+    KnownHost { path: PathBuf, count: usize },
     #[error("{} is a {algorithm} key; the join uses ed25519", path.display())]
     Algorithm { path: PathBuf, algorithm: String },
     #[error("cannot make an ed25519 key")]
@@ -110,8 +114,27 @@ pub fn read_private_key(path: &Path) -> Result<PrivateKey, KeyError> {
 
 /// Reads a public key in OpenSSH's one-line format.
 pub fn read_public_key(path: &Path) -> Result<PublicKey, KeyError> {
+    parse_public_key(path, read_bounded(path)?.trim())
+}
+
+/// Reads the server's public keys, one a line: one, or two while it gets a new one.
+pub fn read_known_host(path: &Path) -> Result<Vec<PublicKey>, KeyError> {
     let text = read_bounded(path)?;
-    let key = PublicKey::from_openssh(text.trim()).map_err(|source| KeyError::PublicKey {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let keys = lines
+        .map(|line| parse_public_key(path, line))
+        .collect::<Result<Vec<_>, _>>()?;
+    if keys.is_empty() || keys.len() > MAX_KNOWN_HOST_KEYS {
+        return Err(KeyError::KnownHost {
+            path: path.to_owned(),
+            count: keys.len(),
+        });
+    }
+    Ok(keys)
+}
+
+fn parse_public_key(path: &Path, line: &str) -> Result<PublicKey, KeyError> {
+    let key = PublicKey::from_openssh(line).map_err(|source| KeyError::PublicKey {
         path: path.to_owned(),
         source,
     })?;

@@ -1,9 +1,10 @@
 //! One connection: what it may ask, and the refusal of everything else.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use orch_contract::{
-    JOIN_COMMAND, JoinRefusal, JoinRequest, JoinResponse, MAX_REQUEST_BYTES, NodeName,
+    JOIN_COMMAND, JOIN_USER, JoinRefusal, JoinRequest, JoinResponse, MAX_REQUEST_BYTES, NodeName,
     RefusalReason,
 };
 use russh::keys::{HashAlg, PublicKey};
@@ -11,9 +12,11 @@ use russh::server::{
     Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
 };
 use russh::{Channel, ChannelId, Pty};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::{AuditEvent, JoinService};
+use super::network::network_of;
+use super::{AuditEvent, AuditKind, JoinService};
 use crate::AuthorizedKeys;
 use crate::deadline::Deadline;
 
@@ -27,13 +30,18 @@ enum State {
     Answered,
 }
 
+/// Whose key it was when the connection was accepted.
+struct Proven {
+    key: PublicKey,
+    node: NodeName,
+}
+
 pub(super) struct Connection {
     service: JoinService,
     authorized: AuthorizedKeys,
     peer: SocketAddr,
     deadline: Deadline,
-    node: Option<NodeName>,
-    fingerprint: String,
+    proven: Option<Proven>,
     state: State,
 }
 
@@ -49,20 +57,22 @@ impl Connection {
             authorized,
             peer,
             deadline,
-            node: None,
-            fingerprint: String::new(),
+            proven: None,
             state: State::Idle,
         }
     }
 
-    fn denied(&self, what: impl Into<String>) {
-        if let Some(node) = &self.node {
-            self.service.audit.record(AuditEvent::Denied {
-                peer: self.peer,
-                node: node.clone(),
-                what: what.into(),
-            });
+    fn audit(&self, kind: AuditKind, what: impl Into<String>) {
+        let mut event = AuditEvent::of_peer(kind, self.peer, what);
+        if let Some(proven) = &self.proven {
+            event.node = Some(proven.node.clone());
+            event.key = Some(fingerprint(&proven.key));
         }
+        self.service.audit.record(event);
+    }
+
+    fn denied(&self, what: impl Into<String>) {
+        self.audit(AuditKind::Denied, what);
     }
 
     fn deny_request(
@@ -76,43 +86,63 @@ impl Connection {
         session.close(channel)
     }
 
-    fn judge_key(&self, key: &PublicKey) -> Auth {
-        if self.authorized.node_of(key).is_some() {
-            return Auth::Accept;
-        }
-        self.service.audit.record(AuditEvent::KeyRejected {
-            peer: self.peer,
-            key: key.fingerprint(HashAlg::Sha256).to_string(),
-        });
-        Auth::reject()
+    fn judge_key(&self, user: &str, key: &PublicKey) -> Option<Proven> {
+        let what = if user != JOIN_USER {
+            format!("the user {}", printable(user))
+        } else if let Some(node) = self.authorized.node_of(key) {
+            return Some(Proven {
+                key: key.clone(),
+                node: node.clone(),
+            });
+        } else {
+            "a key that no node has".to_owned()
+        };
+        let mut event = AuditEvent::of_peer(AuditKind::KeyRejected, self.peer, what);
+        event.key = Some(fingerprint(key));
+        self.service.audit.record(event);
+        None
     }
 
-    async fn answer(&mut self, request: &[u8]) -> JoinResponse {
-        let Some(node) = self.node.clone() else {
-            return refusal(RefusalReason::BadRequest, "not authenticated".to_owned());
+    async fn answer(&self, request: &[u8]) -> JoinResponse {
+        let response = match self.judge_request(request) {
+            Ok(node) => self.service.grantor.grant(&node).await,
+            Err(refusal) => JoinResponse::Refused(refusal),
         };
-        let response = match JoinRequest::parse(request) {
-            Ok(request) if request.node == node => self.service.grantor.grant(&node).await,
-            Ok(request) => refusal(
+        match &response {
+            JoinResponse::Granted(_) => self.audit(AuditKind::Granted, "join"),
+            JoinResponse::Refused(refusal) => {
+                self.audit(AuditKind::Refused, format!("join: {}", refusal.message));
+            }
+        }
+        response
+    }
+
+    /// The node that is to be granted a token.
+    fn judge_request(&self, request: &[u8]) -> Result<NodeName, JoinRefusal> {
+        let bad = |message: String| JoinRefusal::new(RefusalReason::BadRequest, message);
+        let Some(Proven { key, node }) = &self.proven else {
+            return Err(bad("not authenticated".to_owned()));
+        };
+        self.service
+            .requests
+            .take(node, Instant::now())
+            .map_err(rate_limited)?;
+        let request = JoinRequest::parse(request).map_err(|error| bad(error.to_string()))?;
+        if request.node != *node {
+            return Err(JoinRefusal::new(
                 RefusalReason::WrongNode,
                 format!("this key belongs to node {node}, not {}", request.node),
-            ),
-            Err(error) => refusal(RefusalReason::BadRequest, error.to_string()),
-        };
-        self.service.audit.record(match &response {
-            JoinResponse::Granted(_) => AuditEvent::Granted {
-                peer: self.peer,
-                node,
-                key: self.fingerprint.clone(),
-            },
-            JoinResponse::Refused(refusal) => AuditEvent::Refused {
-                peer: self.peer,
-                node,
-                reason: refusal.reason,
-                message: refusal.message.clone(),
-            },
-        });
-        response
+            ));
+        }
+        // The list may have changed since the connection was accepted.
+        let authorized = self.service.keys.authorized_keys();
+        if authorized.is_ok_and(|authorized| authorized.node_of(key) == Some(node)) {
+            return Ok(node.clone());
+        }
+        Err(JoinRefusal::new(
+            RefusalReason::Revoked,
+            format!("the key of node {node} was taken off the list"),
+        ))
     }
 
     /// Answers once the request is complete: at a line end or at the end of input.
@@ -123,6 +153,7 @@ impl Connection {
         session: &mut Session,
     ) -> Result<(), russh::Error> {
         self.state = State::Answered;
+        self.deadline.move_to(self.service.limits.answer_timeout);
         let response = self.answer(request).await;
         let granted = matches!(response, JoinResponse::Granted(_));
         let line = serde_json::to_vec(&response)
@@ -135,8 +166,30 @@ impl Connection {
     }
 }
 
-fn refusal(reason: RefusalReason, message: String) -> JoinResponse {
-    JoinResponse::Refused(JoinRefusal { reason, message })
+/// A connection that proved nothing counts against its network, however it ended.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.proven.is_none() {
+            let network = network_of(self.peer.ip());
+            self.service.failures.charge(&network, Instant::now());
+            self.audit(AuditKind::Unauthenticated, "");
+        }
+    }
+}
+
+fn fingerprint(key: &PublicKey) -> String {
+    key.fingerprint(HashAlg::Sha256).to_string()
+}
+
+fn rate_limited(wait: Duration) -> JoinRefusal {
+    let seconds = wait.as_secs() + 1;
+    JoinRefusal {
+        retry_after_seconds: Some(seconds),
+        ..JoinRefusal::new(
+            RefusalReason::RateLimited,
+            format!("this node asks too often; again in {seconds} s"),
+        )
+    }
 }
 
 impl Handler for Connection {
@@ -144,24 +197,26 @@ impl Handler for Connection {
 
     async fn auth_publickey_offered(
         &mut self,
-        _user: &str,
+        user: &str,
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth, Self::Error> {
-        Ok(self.judge_key(offer.public_key))
+        Ok(match self.judge_key(user, offer.public_key) {
+            Some(_) => Auth::Accept,
+            None => Auth::reject(),
+        })
     }
 
     async fn auth_publickey(
         &mut self,
-        _user: &str,
+        user: &str,
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
-        let verdict = self.judge_key(key.public_key);
-        if verdict == Auth::Accept {
-            self.node = self.authorized.node_of(key.public_key).cloned();
-            self.fingerprint = key.public_key.fingerprint(HashAlg::Sha256).to_string();
-            self.deadline.move_to(self.service.limits.request_timeout);
+        self.proven = self.judge_key(user, key.public_key);
+        if self.proven.is_none() {
+            return Ok(Auth::reject());
         }
-        Ok(verdict)
+        self.deadline.move_to(self.service.limits.request_timeout);
+        Ok(Auth::Accept)
     }
 
     async fn channel_open_session(
@@ -207,7 +262,7 @@ impl Handler for Connection {
             }
             _ => {
                 let command = printable(&String::from_utf8_lossy(command));
-                self.deny_request(format!("the command {command:?}"), channel, session)
+                self.deny_request(format!("the command {command}"), channel, session)
             }
         }
     }
@@ -289,10 +344,11 @@ impl Handler for Connection {
     async fn env_request(
         &mut self,
         channel: ChannelId,
-        _name: &str,
+        name: &str,
         _value: &str,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
+        self.denied(format!("the environment variable {}", printable(name)));
         session.channel_failure(channel)
     }
 
@@ -339,10 +395,10 @@ impl Handler for Connection {
     }
 }
 
-/// A peer's text, fit for a log line: short and without control characters.
+/// A peer's text without control characters. It is shortened where it is written down, after secrets
+/// were taken out: half a secret would not be recognised as one.
 fn printable(text: &str) -> String {
     text.chars()
-        .take(80)
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()
 }

@@ -1,8 +1,6 @@
 //! Two network namespaces joined by a cable: a server with the real join service in one, agents in
 //! the other. K3s is a recorded script; everything else is real. Needs root and iproute2.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -10,23 +8,36 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use orch_contract::{ClusterKeys, NodeName};
-use orch_ssh::keys::ensure_cluster_keys;
+use orch_contract::{ClusterKeys, JoinGrant, NodeName};
+use orch_ssh::client::{Join, JoinError, request_join};
+use orch_ssh::keys::{ensure_cluster_keys, read_private_key, read_public_key};
 use serde_json::json;
 use tempfile::TempDir;
 
 pub(crate) const PORT: u16 = 6222;
-/// A stand-in for `k3s token create`: a fresh token each time, and a record of how it was called.
+/// The agents' second address, for peers that are not the node that is looked at.
+pub(crate) const STRANGER: &str = "10.231.7.3";
+/// A stand-in for K3s's commands: fresh tokens, a list of those that are out, leases from a file, and
+/// a record of how it was called.
 const K3S: &str = r#"#!/bin/sh
-echo "$*" >> @RECORD@/calls
-case "$1 $2" in
-  'token create')
-    echo x >> @RECORD@/count
-    printf 'K10%064d::abc%03d.secret%010d\n' 7 "$(wc -l < @RECORD@/count)" "$$" | tee -a @RECORD@/minted ;;
-  kubectl*) exit 0 ;;
+cd @RECORD@
+echo "$*" >> calls
+case "$*" in
+  'token create'*)
+    id=$(printf 'a%05d' "$(($$ % 100000))")
+    for description; do :; done
+    printf 'bootstrap-token-%s\t2999-01-01T00:00:00Z\t%s\n' "$id" "$description" >> tokens
+    printf 'K10%064d::%s.secret%010d\n' 7 "$id" "$$" | tee -a minted ;;
+  *'delete secret'*)
+    for secret; do
+      grep -v "^$secret	" tokens > tokens.new; mv tokens.new tokens
+    done ;;
+  *'get secrets'*) cat tokens ;;
+  *'get leases'*) cat leases ;;
   *) exit 64 ;;
 esac
 "#;
@@ -76,8 +87,17 @@ impl Cluster {
         run(&format!(
             "ip link add orch0 netns {server} type veth peer name orch0 netns {agent}"
         ));
-        for (namespace, address) in [(server, "10.231.7.1/24"), (agent, "10.231.7.2/24")] {
-            run(&format!("ip -n {namespace} addr add {address} dev orch0"));
+        let addresses: [(_, &[&str]); 2] = [
+            (server, &["10.231.7.1/24", "fd07::1/64 nodad"]),
+            (
+                agent,
+                &["10.231.7.2/24", "10.231.7.3/24", "fd07::2/64 nodad"],
+            ),
+        ];
+        for (namespace, addresses) in addresses {
+            for address in addresses {
+                run(&format!("ip -n {namespace} addr add dev orch0 {address}"));
+            }
             run(&format!("ip -n {namespace} link set orch0 up"));
             run(&format!("ip -n {namespace} link set lo up"));
         }
@@ -87,7 +107,9 @@ impl Cluster {
         for folder in ["bin", "etc/rancher/k3s", "record"] {
             fs::create_dir_all(self.path(folder)).unwrap();
         }
-        fs::write(self.path("etc/rancher/k3s/k3s.yaml"), "").unwrap();
+        for file in ["etc/rancher/k3s/k3s.yaml", "record/tokens", "record/leases"] {
+            fs::write(self.path(file), "").unwrap();
+        }
         let script = K3S.replace("@RECORD@", self.path("record").to_str().unwrap());
         fs::write(self.path("bin/k3s"), script).unwrap();
         fs::set_permissions(self.path("bin/k3s"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -108,7 +130,11 @@ impl Cluster {
     /// The service runs with a /usr/local/bin and an /etc of its own, so that it finds the script
     /// where K3s would be.
     fn start_service(&mut self) {
-        let log = fs::File::create(self.path("log")).unwrap();
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("log"))
+            .unwrap();
         let child = Command::new("ip")
             .args(["netns", "exec", &self.server_namespace, "unshare", "-m", "sh", "-c"])
             .arg("mount --bind \"$1/bin\" /usr/local/bin && mount --bind \"$1/etc\" /etc && exec \"$2\" serve --config \"$1/node.json\"")
@@ -125,6 +151,19 @@ impl Cluster {
         while self.connect().is_err() {
             assert!(Instant::now() < deadline, "no service: {}", self.log());
             std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Ends the service as a power cut would, and starts it again.
+    pub(crate) fn restart_service(&mut self) {
+        self.kill_service();
+        self.start_service();
+    }
+
+    fn kill_service(&mut self) {
+        if let Some(mut service) = self.service.take() {
+            let _ = service.kill();
+            let _ = service.wait();
         }
     }
 
@@ -155,6 +194,47 @@ impl Cluster {
             .collect()
     }
 
+    /// The tokens that are out, as the cluster lists them.
+    pub(crate) fn tokens(&self) -> String {
+        fs::read_to_string(self.path("record/tokens")).unwrap()
+    }
+
+    /// Waits for something that the service does by itself.
+    pub(crate) fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !condition() {
+            assert!(Instant::now() < deadline, "not {what}: {}", self.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// What an agent asks with: the key of one node and the name of another, if so told.
+    pub(crate) fn join(&self, keys: &ClusterKeys, key_of: &str, name: &str) -> Join {
+        Join {
+            address: self.socket(),
+            server_keys: vec![read_public_key(&self.keys.host_public_key()).unwrap()],
+            client_key: Arc::new(
+                read_private_key(&keys.client_key(&key_of.parse().unwrap())).unwrap(),
+            ),
+            node: name.parse().unwrap(),
+        }
+    }
+
+    pub(crate) fn ask_with(&self, join: Join) -> Result<JoinGrant, JoinError> {
+        self.in_agent(move || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap()
+                .block_on(request_join(&join))
+        })
+    }
+
+    /// Asks as a node with its own key.
+    pub(crate) fn ask(&self, node: &str) -> Result<JoinGrant, JoinError> {
+        self.ask_with(self.join(&self.keys, node, node))
+    }
+
     pub(crate) fn service_id(&self) -> u32 {
         self.service.as_ref().unwrap().id()
     }
@@ -179,7 +259,37 @@ impl Cluster {
         self.in_agent(move || TcpStream::connect_timeout(&address, Duration::from_secs(5)))
     }
 
-    /// Runs OpenSSH's client in the agents' namespace with a node's key and the server's key pinned.
+    /// OpenSSH's client in the agents' namespace with a node's key and the server's key pinned.
+    pub(crate) fn ssh_command(&self, node: &str, options: &[&str], command: &[&str]) -> Command {
+        let known_hosts = self.path("known_hosts");
+        let public = fs::read_to_string(self.keys.host_public_key()).unwrap();
+        fs::write(&known_hosts, format!("[{}]:{PORT} {public}", self.address)).unwrap();
+        let mut ssh = Command::new("ip");
+        ssh.args(["netns", "exec", &self.agent_namespace])
+            .args(["timeout", "60", "ssh", "-F", "none"])
+            .args(["-p", &PORT.to_string()])
+            .arg("-i")
+            .arg(self.keys.client_key(&node.parse().unwrap()))
+            .arg("-o")
+            .arg(format!("UserKnownHostsFile={}", known_hosts.display()));
+        for option in [
+            "GlobalKnownHostsFile=/dev/null",
+            "StrictHostKeyChecking=yes",
+            "IdentitiesOnly=yes",
+            "BatchMode=yes",
+            "ConnectTimeout=10",
+        ] {
+            ssh.args(["-o", option]);
+        }
+        ssh.args(options)
+            .arg(format!("orch@{}", self.address))
+            .args(command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        ssh
+    }
+
     pub(crate) fn ssh(
         &self,
         node: &str,
@@ -187,41 +297,7 @@ impl Cluster {
         command: &[&str],
         input: &str,
     ) -> Output {
-        let known_hosts = self.path("known_hosts");
-        let public = fs::read_to_string(self.keys.host_public_key()).unwrap();
-        fs::write(&known_hosts, format!("[{}]:{PORT} {public}", self.address)).unwrap();
-        let mut child = Command::new("ip")
-            .args([
-                "netns",
-                "exec",
-                &self.agent_namespace,
-                "timeout",
-                "60",
-                "ssh",
-            ])
-            .args(["-F", "none", "-p", &PORT.to_string()])
-            .arg("-i")
-            .arg(self.keys.client_key(&node.parse().unwrap()))
-            .args([
-                "-o",
-                &format!("UserKnownHostsFile={}", known_hosts.display()),
-            ])
-            .args(["-o", "GlobalKnownHostsFile=/dev/null"])
-            .args([
-                "-o",
-                "StrictHostKeyChecking=yes",
-                "-o",
-                "IdentitiesOnly=yes",
-            ])
-            .args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=10"])
-            .args(options)
-            .arg(format!("orch@{}", self.address))
-            .args(command)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = self.ssh_command(node, options, command).spawn().unwrap();
         // A server that refuses closes before it has read its input.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         child.wait_with_output().unwrap()
@@ -230,10 +306,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if let Some(mut service) = self.service.take() {
-            let _ = service.kill();
-            let _ = service.wait();
-        }
+        self.kill_service();
         for namespace in [&self.server_namespace, &self.agent_namespace] {
             let _ = Command::new("ip")
                 .args(["netns", "delete", namespace])
