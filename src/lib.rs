@@ -17,4 +17,5 @@ pub mod manifests;
 pub mod process;
 pub mod progress;
 pub mod project;
+pub mod remote;
 pub mod ui;

@@ -70,6 +70,7 @@ fn domains_never_import_one_another() {
         "kube",
         "machines",
         "manifests",
+        "remote",
     ];
     let upper = ["cli", "commands", "ui", "exit"];
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
