@@ -172,7 +172,7 @@ fn count_cpus(list: &str) -> Option<u32> {
 }
 
 /// What systemd-timesyncd says; other programs that set clocks leave nothing to read.
-fn is_synchronised(files: &dyn Files) -> Option<bool> {
+pub(crate) fn is_synchronised(files: &dyn Files) -> Option<bool> {
     let exists = |path: &str| files.exists(Path::new(path)).ok();
     exists(TIMESYNC[0])?.then(|| exists(TIMESYNC[1])).flatten()
 }

@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod desired;
 mod difference;
+mod evidence;
 mod facts;
 mod host;
 mod join_service;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process;
 
 use jiff::Timestamp;
-use orch_contract::{Change, Event, EventLine, ExitCode, LogLevel, NodeName, Unit};
+use orch_contract::{Change, Event, EventLine, Evidence, ExitCode, LogLevel, NodeName, Unit};
 use orch_runner::{Reporter, StepFailure, error_chain};
 
 use crate::cli::Output;
@@ -55,7 +55,16 @@ fn plain(event: &Event) -> Option<String> {
             elapsed_ms,
             ..
         } => format!("{step}: done in {elapsed_ms} ms ({reason})"),
-        Event::StepFailed { step, .. } => format!("{step}: failed"),
+        Event::StepFailed { step, evidence, .. } => {
+            let mut text = format!("{step}: failed");
+            for Evidence { title, lines } in evidence {
+                text.push_str(&format!("\n  {title}:"));
+                for line in lines {
+                    text.push_str(&format!("\n    {line}"));
+                }
+            }
+            text
+        }
         Event::Waiting {
             condition,
             observed,

@@ -3,7 +3,7 @@
 const REPLACEMENT: &str = "[token redacted]";
 
 /// Replaces K3s tokens (`K10<hash>::<user>:<password>`, `K10<hash>::<id>.<secret>`) and bare
-/// bootstrap tokens (`<6>.<16>` of lower-case letters and digits).
+/// bootstrap tokens (`<6>.<16>` of lower-case letters and digits), and service accounts' tokens.
 pub(crate) fn redact(text: &str) -> String {
     let mut output = String::with_capacity(text.len());
     let mut word = String::new();
@@ -24,9 +24,24 @@ fn flush(word: &mut String, output: &mut String) {
     word.clear();
 }
 
+/// Three parts of base64, the first of which begins a JSON object: a service account's token (RFC 7519).
+fn is_web_token(word: &str) -> bool {
+    let parts: Vec<&str> = word.split('.').collect();
+    let plain = |part: &&str| {
+        part.len() > 8
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    };
+    matches!(parts[..], [first, _, _] if first.starts_with("eyJ")) && parts.iter().all(plain)
+}
+
 fn is_token(word: &str) -> bool {
     let word = word.trim_end_matches(['.', ':']);
     if word.contains("K10") && word.contains("::") {
+        return true;
+    }
+    if is_web_token(word) {
         return true;
     }
     let plain = |part: &str, length: usize| {

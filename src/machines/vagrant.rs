@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use orch_contract::{Event, EventLine};
+use orch_contract::{Event, EventLine, Evidence};
 
 use super::{MachineError, Provider};
 use crate::process::{OnCancel, Program};
@@ -115,6 +115,7 @@ impl Vagrant {
                             step,
                             reason,
                             causes,
+                            evidence,
                             ..
                         },
                     ..
@@ -125,7 +126,8 @@ impl Vagrant {
                         .iter()
                         .map(|cause| format!("\n      {cause}"))
                         .collect();
-                    failures.push(format!("\n  {node}: {step}: {reason}{causes}"));
+                    let evidence = described(evidence);
+                    failures.push(format!("\n  {node}: {step}: {reason}{causes}{evidence}"));
                 }
                 on_event(event);
             })
@@ -182,6 +184,18 @@ pub fn existing_provider(state: &Path) -> Option<Provider> {
     })
 }
 
+/// What was found around a failure, below it.
+fn described(evidence: &[Evidence]) -> String {
+    let mut text = String::new();
+    for Evidence { title, lines } in evidence {
+        text.push_str(&format!("\n      {title}:"));
+        for line in lines {
+            text.push_str(&format!("\n        {line}"));
+        }
+    }
+    text
+}
+
 fn parse(line: &str) -> MachineEvent {
     line.split_once(EVENT_MARK)
         .and_then(|(_, json)| EventLine::parse(json).ok())
@@ -223,6 +237,18 @@ mod tests {
             MachineEvent::Node(event) => assert_eq!(event.node.to_string(), "master"),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn evidence_is_shown_below_its_title() {
+        let evidence = Evidence {
+            title: "who listens".to_owned(),
+            lines: vec!["port 6443: haproxy, process 7".to_owned()],
+        };
+        assert_eq!(
+            described(&[evidence]),
+            "\n      who listens:\n        port 6443: haproxy, process 7"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{Change, NodeName, Role};
+use crate::{Change, Evidence, NodeName, Role};
 
 /// One line of the event stream: when, on which node, what.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,6 +68,9 @@ pub enum Event {
         elapsed_ms: u64,
         /// The process will end with this exit code.
         exit_code: u8,
+        /// What else was found; a provisioner that is older leaves it out.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        evidence: Vec<Evidence>,
     },
     /// A wait that is not over yet: what for, and what was last seen.
     Waiting {

@@ -5,6 +5,7 @@
 
 mod change;
 mod event;
+mod evidence;
 mod exit;
 mod facts;
 mod join;
@@ -15,6 +16,7 @@ mod secret;
 
 pub use change::{Action, Change, Subject};
 pub use event::{Event, EventLine, LogLevel, Outcome, Unit};
+pub use evidence::Evidence;
 pub use exit::ExitCode;
 pub use facts::{
     AddressFacts, CgroupFacts, ClockFacts, DiskFacts, FileFacts, K3sFacts, MachineFacts,

@@ -8,6 +8,6 @@ mod step;
 mod wait;
 
 pub use report::{Recorder, Reporter, StepReport};
-pub use run::Runner;
+pub use run::{Runner, Witness};
 pub use step::{Check, ExitCoded, Need, Step, StepFailure, error_chain};
 pub use wait::{Probe, Wait, WaitError};

@@ -2,14 +2,22 @@
 
 use std::time::Instant;
 
-use orch_contract::{Event, Outcome};
+use async_trait::async_trait;
+use orch_contract::{Event, Evidence, Outcome};
 
 use crate::report::milliseconds;
 use crate::{Check, Need, Reporter, Step, StepFailure, StepReport, error_chain};
 
+/// Looks around when a step has failed, before anything else happens. It must not fail itself, nor change anything.
+#[async_trait]
+pub trait Witness: Send + Sync {
+    async fn evidence(&self, step: &str, failure: &StepFailure) -> Vec<Evidence>;
+}
+
 /// Runs steps in the order they are given to it, and counts.
 pub struct Runner<'a> {
     reporter: &'a dyn Reporter,
+    witness: Option<&'a dyn Witness>,
     dry_run: bool,
     started: Instant,
     applied: u32,
@@ -20,10 +28,33 @@ impl<'a> Runner<'a> {
     pub fn new(reporter: &'a dyn Reporter, dry_run: bool) -> Self {
         Self {
             reporter,
+            witness: None,
             dry_run,
             started: Instant::now(),
             applied: 0,
             satisfied: 0,
+        }
+    }
+
+    /// Asks for evidence of each failure.
+    pub fn with_witness(mut self, witness: &'a dyn Witness) -> Self {
+        self.witness = Some(witness);
+        self
+    }
+
+    /// Reports a failure to make a step out of what is known, as that step's.
+    pub async fn prepared<S, E: Into<StepFailure>>(
+        &self,
+        name: &'static str,
+        step: Result<S, E>,
+    ) -> Result<S, StepFailure> {
+        let started = Instant::now();
+        match step.map_err(Into::into) {
+            Ok(step) => Ok(step),
+            Err(failure) => {
+                self.report_failure(name, &failure, started).await;
+                Err(failure)
+            }
         }
     }
 
@@ -37,16 +68,25 @@ impl<'a> Runner<'a> {
         });
         let result = self.check_and_apply(step, started).await;
         if let Err(failure) = &result {
-            let mut chain = error_chain(failure.error());
-            self.reporter.report(Event::StepFailed {
-                step: name.to_owned(),
-                reason: chain.remove(0),
-                causes: chain,
-                elapsed_ms: milliseconds(started.elapsed()),
-                exit_code: failure.exit_code.code(),
-            });
+            self.report_failure(name, failure, started).await;
         }
         result
+    }
+
+    async fn report_failure(&self, name: &'static str, failure: &StepFailure, started: Instant) {
+        let evidence = match self.witness {
+            Some(witness) => witness.evidence(name, failure).await,
+            None => Vec::new(),
+        };
+        let mut chain = error_chain(failure.error());
+        self.reporter.report(Event::StepFailed {
+            step: name.to_owned(),
+            reason: chain.remove(0),
+            causes: chain,
+            elapsed_ms: milliseconds(started.elapsed()),
+            exit_code: failure.exit_code.code(),
+            evidence,
+        });
     }
 
     async fn check_and_apply<S: Step>(

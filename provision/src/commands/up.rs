@@ -8,6 +8,7 @@ use orch_runner::{Reporter, Runner, StepFailure};
 
 use super::{CommandFailure, LOCK, alone, attended, load_config};
 use crate::cli::UpArgs;
+use crate::evidence::Surroundings;
 use crate::output::StdoutReporter;
 use crate::steps::{
     AcquireK3s, CheckHost, Context, HostFacts, InstalledK3s, MakeVolumes, Membership, MountStorage,
@@ -115,7 +116,8 @@ impl Up<'_> {
             steps: steps.iter().map(|&step| step.to_owned()).collect(),
             dry_run,
         });
-        let mut runner = Runner::new(reporter, dry_run);
+        let surroundings = Surroundings::new(self.context, Timestamp::now());
+        let mut runner = Runner::new(reporter, dry_run).with_witness(&surroundings);
         let result = self.run_steps(&mut runner).await;
         if let (Ok(installed), false) = (&result, dry_run) {
             reporter.report(Event::NodeReady {
@@ -151,7 +153,10 @@ impl Up<'_> {
                 architecture: host.architecture,
             })
             .await?;
-        let config = runner.run(&WriteConfig::plan(context, &host)?).await?;
+        let write_config = runner
+            .prepared("write_config", WriteConfig::plan(context, &host))
+            .await?;
+        let config = runner.run(&write_config).await?;
         let units = runner.run(&WriteUnits::plan(context)).await?;
         let membership = match self.config().node.role {
             Role::Server => {

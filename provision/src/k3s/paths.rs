@@ -29,5 +29,7 @@ pub(crate) const UNIT_DIRECTORIES: [&str; 3] = [
 ];
 /// By which the server knows a node again.
 pub(crate) const NODE_PASSWORD: &str = "/etc/rancher/node/password";
+/// containerd's own log; the journal has only K3s's.
+pub(crate) const CONTAINERD_LOG: &str = "/var/lib/rancher/k3s/agent/containerd/containerd.log";
 /// Where an agent's token lies, 0600; orch's choice, named in config.yaml.
 pub(crate) const AGENT_TOKEN: &str = "/var/lib/orch/join-token";

@@ -20,7 +20,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// systemd restarts a K3s that ends; one that keeps ending will not start.
 const TOLERATED_RESTARTS: u32 = 5;
 const JOURNAL_LINES: u32 = 400;
-const SHOWN_LINES: usize = 10;
+/// The evidence has more of them.
+const SHOWN_LINES: usize = 3;
 
 /// Why K3s does not run.
 #[derive(Debug, thiserror::Error)]

@@ -20,7 +20,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The kubelet's own health check, on the loopback interface only.
 const KUBELET_HEALTH: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10248);
-const SHOWN_LINES: usize = 10;
+/// The evidence has more of them.
+const SHOWN_LINES: usize = 3;
 
 /// Why the node is not ready.
 #[derive(Debug, thiserror::Error)]
