@@ -1,5 +1,5 @@
 //! What the join service grants: a short-lived K3s token for the node that a key belongs to, and
-//! what becomes of it.
+//! what becomes of it; and what it tells the operator.
 //!
 //! A bootstrap token works for whoever holds it and as often as they like until it expires: K3s has
 //! none that are bound to a node or used up. So each node has at most one here, and it is deleted as
@@ -7,6 +7,7 @@
 
 mod audit;
 mod cluster;
+mod facts;
 mod key_files;
 mod outstanding;
 
@@ -23,6 +24,7 @@ use orch_ssh::server::{Audit, AuditEvent, AuditKind, Grantor};
 
 pub(crate) use self::audit::JournalAudit;
 use self::cluster::{ClusterTokens, describe};
+pub(crate) use self::facts::ThisMachine;
 pub(crate) use self::key_files::KeyFiles;
 use self::outstanding::Outstanding;
 use crate::k3s::paths;

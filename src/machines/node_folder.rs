@@ -31,7 +31,7 @@ pub(super) fn write(
         ],
         Role::Agent => [
             (keys.client_key(&config.node.name), "join_client_key"),
-            (keys.host_public_key(), "join_known_host"),
+            (keys.known_host(), "join_known_host"),
         ],
     };
     let mut wanted = vec!["node.json"];

@@ -1,7 +1,9 @@
 //! The join protocol's messages and limits.
 //!
 //! Over SSH the agent asks to execute [`JOIN_COMMAND`], sends one [`JoinRequest`] as a JSON line and
-//! closes its side; the server answers one [`JoinResponse`] as a JSON line and an exit status.
+//! closes its side; the server answers one [`JoinResponse`] as a JSON line and an exit status. The
+//! host asks to execute [`FACTS_COMMAND`] and sends nothing; the answer is the server's
+//! [`NodeFacts`](crate::NodeFacts), or an exit status other than 0 and a sentence on standard error.
 
 use std::fmt;
 
@@ -13,8 +15,10 @@ use crate::NodeName;
 
 /// Version of the messages below.
 pub const JOIN_SCHEMA: u32 = 1;
-/// The one command that the join service executes.
+/// The one command that the join service executes for a node.
 pub const JOIN_COMMAND: &str = "orch-join";
+/// The one command that it executes for the operator.
+pub const FACTS_COMMAND: &str = "orch-facts";
 /// The one user name there is; the key decides who it is.
 pub const JOIN_USER: &str = "orch";
 /// TCP port of the join service where the configuration names none.
@@ -23,6 +27,8 @@ pub const DEFAULT_JOIN_PORT: u16 = 6222;
 pub const MAX_REQUEST_BYTES: usize = 4096;
 /// Bytes of a response beyond which the client stops reading.
 pub const MAX_RESPONSE_BYTES: usize = 8192;
+/// Bytes of facts beyond which the client stops reading.
+pub const MAX_FACTS_BYTES: usize = 64 * 1024;
 /// Bytes of a token; K3s's are about 100.
 pub const MAX_TOKEN_BYTES: usize = 512;
 

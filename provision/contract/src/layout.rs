@@ -7,7 +7,7 @@ use crate::NodeName;
 /// The join keys of one cluster on the host, usually `.orch/keys`.
 ///
 /// Private keys are OpenSSH ed25519 files of mode 0600. `orch_ssh::keys::ensure_cluster_keys`
-/// creates what is missing and never replaces what is there.
+/// creates what is missing; what is there is replaced by a rotation only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterKeys {
     directory: PathBuf,
@@ -29,12 +29,28 @@ impl ClusterKeys {
         self.directory.join("join_host_key")
     }
 
-    /// Its public key; uploaded to every agent as [`node_paths::JOIN_KNOWN_HOST`].
+    /// The public key of the join service.
     pub fn host_public_key(&self) -> PathBuf {
         self.directory.join("join_host_key.pub")
     }
 
-    /// Every node's public key, its comment being the node's name; uploaded to the server as
+    /// The join service's public key, and while it gets a new one both; uploaded to every agent as
+    /// [`node_paths::JOIN_KNOWN_HOST`].
+    pub fn known_host(&self) -> PathBuf {
+        self.directory.join("join_known_host")
+    }
+
+    /// How far a rotation of keys is; absent when none is under way.
+    pub fn rotation(&self) -> PathBuf {
+        self.directory.join("rotation.json")
+    }
+
+    /// The host's own key, with which it asks for facts; it never leaves the host.
+    pub fn operator_key(&self) -> PathBuf {
+        self.directory.join("operator_key")
+    }
+
+    /// Every node's public key, its comment being the node's name, and the operator's; uploaded to the server as
     /// [`node_paths::JOIN_AUTHORIZED_KEYS`].
     pub fn authorized_keys(&self) -> PathBuf {
         self.directory.join("authorized_keys")
@@ -70,7 +86,7 @@ pub mod node_paths {
     pub const JOIN_AUTHORIZED_KEYS: &str = "/etc/orch/authorized_keys";
     /// Agent only, 0600.
     pub const JOIN_CLIENT_KEY: &str = "/etc/orch/join_client_key";
-    /// Agent only: the server's public key in OpenSSH's one-line format.
+    /// Agent only: the server's public keys in OpenSSH's one-line format.
     pub const JOIN_KNOWN_HOST: &str = "/etc/orch/join_known_host";
     /// What the provisioner keeps for itself; 0700.
     pub const STATE_DIRECTORY: &str = "/var/lib/orch";

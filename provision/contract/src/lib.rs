@@ -23,9 +23,9 @@ pub use facts::{
     NODE_FACTS_SCHEMA, NetworkFacts, NodeFacts, NodeIdentity, ProvisionerFacts, UnitFacts,
 };
 pub use join::{
-    DEFAULT_JOIN_PORT, JOIN_COMMAND, JOIN_SCHEMA, JOIN_USER, JoinGrant, JoinRefusal, JoinRequest,
-    JoinResponse, JoinToken, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, MAX_TOKEN_BYTES, RefusalReason,
-    WireError, is_token_id,
+    DEFAULT_JOIN_PORT, FACTS_COMMAND, JOIN_COMMAND, JOIN_SCHEMA, JOIN_USER, JoinGrant, JoinRefusal,
+    JoinRequest, JoinResponse, JoinToken, MAX_FACTS_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES,
+    MAX_TOKEN_BYTES, RefusalReason, WireError, is_token_id,
 };
 pub use layout::{ClusterKeys, node_paths};
 pub use name::{NameError, NodeName};

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::{interruptible, load_config};
 use crate::cli::ServeArgs;
-use crate::join_service::{JournalAudit, KeyFiles, SharedMint, TokenMint};
+use crate::join_service::{JournalAudit, KeyFiles, SharedMint, ThisMachine, TokenMint};
 use crate::system::Processes;
 
 /// Connections that the kernel keeps until they are accepted.
@@ -46,6 +46,7 @@ pub(crate) async fn run(arguments: ServeArgs) -> Result<(), StepFailure> {
     let service = JoinService::new(
         Limits::default(),
         Arc::new(SharedMint(Arc::clone(&mint))),
+        Arc::new(ThisMachine::default()),
         Arc::new(keys),
         audit,
     );

@@ -94,7 +94,7 @@ mod tests {
             ..Join::default()
         };
         let keys = KeyFiles::new(&join).unwrap();
-        assert!(keys.authorized_keys().unwrap().is_empty());
+        assert_eq!(keys.authorized_keys().unwrap().len(), 1, "the operator");
         fs::write(layout.authorized_keys(), "nonsense\n").unwrap();
         let problem = keys.authorized_keys().unwrap_err();
         assert!(problem.contains("authorized_keys: line 1"), "{problem}");

@@ -106,7 +106,8 @@ ProtectSystem=strict
 ReadWritePaths=-{data}
 ProtectHome=yes
 PrivateTmp=yes
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+# Netlink tells which addresses this machine has.
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
 LockPersonality=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
-use orch_contract::{Action, Change, ExitCode, JoinGrant, Subject};
+use orch_contract::{Action, Change, ExitCode, JoinGrant, NodeName, Subject};
 use orch_runner::{
     Check, ExitCoded, Probe, Step, StepFailure, StepReport, Wait, WaitError, error_chain,
 };
-use orch_ssh::client::{Join, JoinError, request_join};
+use orch_ssh::client::{JoinError, Server, request_join};
 use orch_ssh::keys::{KeyError, read_known_host, read_private_key};
 use serde::Deserialize;
 
@@ -93,27 +93,26 @@ impl RequestJoin<'_> {
         })
     }
 
-    fn join(&self) -> Result<Join, KeyError> {
+    fn server(&self) -> Result<Server, KeyError> {
         let config = self.context.config;
-        Ok(Join {
+        Ok(Server {
             address: SocketAddr::new(config.server.address, config.server.join_port),
             server_keys: read_known_host(&config.join.known_host)?,
             client_key: Arc::new(read_private_key(&config.join.client_key)?),
-            node: config.node.name.clone(),
         })
     }
 
     async fn ask(&self, report: &StepReport<'_>) -> Result<(), RequestJoinError> {
         let config = self.context.config;
-        let join = self.join()?;
+        let server = self.server()?;
         let wait = Wait {
-            condition: format!("a join token from {}", join.address),
+            condition: format!("a join token from {}", server.address),
             timeout: Duration::from_secs(config.timeouts.join_seconds),
             interval: RETRY_INTERVAL,
         };
         let patience = Mutex::new(Patience::default());
         let grant = wait
-            .until(report, || ask_once(&join, &patience))
+            .until(report, || ask_once(&server, &config.node.name, &patience))
             .await
             .map_err(RequestJoinError::Wait)?
             .map_err(RequestJoinError::Join)?;
@@ -184,12 +183,16 @@ impl Patience {
 }
 
 /// Asks once, unless the service has said when to ask again.
-async fn ask_once(join: &Join, patience: &Mutex<Patience>) -> Result<Probe<JoinGrant>, JoinError> {
+async fn ask_once(
+    server: &Server,
+    node: &NodeName,
+    patience: &Mutex<Patience>,
+) -> Result<Probe<JoinGrant>, JoinError> {
     let patience = || patience.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(said) = patience().hold(Instant::now()) {
         return Ok(Probe::Pending(said));
     }
-    let error = match request_join(join).await {
+    let error = match request_join(server, node).await {
         Ok(grant) => return Ok(Probe::Met(grant)),
         Err(error) => error,
     };
@@ -257,12 +260,14 @@ impl Step for RequestJoin<'_> {
 #[cfg(test)]
 mod tests {
     use orch_contract::{
-        ClusterKeys, JOIN_SCHEMA, JoinResponse, JoinToken, NodeConfig, NodeName, RefusalReason,
+        ClusterKeys, JOIN_SCHEMA, JoinResponse, JoinToken, NodeConfig, RefusalReason,
     };
     use orch_contract::{Event, JoinRefusal};
     use orch_runner::{Recorder, Runner};
     use orch_ssh::keys::ensure_cluster_keys;
-    use orch_ssh::server::{Audit, AuditEvent, Grantor, JoinService, KeySource, Limits};
+    use orch_ssh::server::{
+        Audit, AuditEvent, FactsSource, Grantor, JoinService, KeySource, Limits,
+    };
     use orch_ssh::{AuthorizedKeys, PrivateKey};
     use std::sync::Mutex;
     use tokio::net::TcpListener;
@@ -307,6 +312,15 @@ mod tests {
         }
     }
 
+    struct NoFacts;
+
+    #[async_trait]
+    impl FactsSource for NoFacts {
+        async fn facts(&self) -> Result<Vec<u8>, String> {
+            Err("no facts".to_owned())
+        }
+    }
+
     struct NoAudit;
 
     impl Audit for NoAudit {
@@ -322,6 +336,7 @@ mod tests {
         let service = JoinService::new(
             Limits::default(),
             Arc::new(SlowServer::default()),
+            Arc::new(NoFacts),
             Arc::new(Keys(
                 read_private_key(&layout.host_key()).unwrap(),
                 AuthorizedKeys::parse(&text).unwrap(),

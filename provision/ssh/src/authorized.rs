@@ -1,4 +1,6 @@
-//! Who may join: public keys, each the key of one node.
+//! Whose key is whose: public keys, each of one node or of the cluster's operator.
+
+use std::fmt;
 
 use orch_contract::{NameError, NodeName};
 use russh::keys::{Algorithm, PublicKey};
@@ -6,10 +8,39 @@ use russh::keys::{Algorithm, PublicKey};
 /// Lines beyond this many bytes or this count are a mistake, not a cluster.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
-/// A file in OpenSSH's authorized_keys format whose comments are node names.
+/// The comment of the operator's key; no node has this name.
+pub(crate) const OPERATOR_COMMENT: &str = "operator:host";
+
+/// Whom a key stands for, and so what it may ask: a node joins, the operator looks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Principal {
+    Node(NodeName),
+    Operator,
+}
+
+impl Principal {
+    fn parse(comment: &str) -> Result<Self, NameError> {
+        if comment == OPERATOR_COMMENT {
+            return Ok(Principal::Operator);
+        }
+        comment.parse().map(Principal::Node)
+    }
+}
+
+/// As it is written after the key.
+impl fmt::Display for Principal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Principal::Node(node) => formatter.write_str(node.as_str()),
+            Principal::Operator => formatter.write_str(OPERATOR_COMMENT),
+        }
+    }
+}
+
+/// A file in OpenSSH's authorized_keys format whose comments are node names, or the operator's.
 #[derive(Debug, Clone, Default)]
 pub struct AuthorizedKeys {
-    entries: Vec<(PublicKey, NodeName)>,
+    entries: Vec<(PublicKey, Principal)>,
 }
 
 /// Why such a file cannot be used; `line` counts from 1.
@@ -24,13 +55,13 @@ pub enum AuthorizedKeysError {
     },
     #[error("line {line} is not an ed25519 key without options")]
     Kind { line: usize },
-    #[error("line {line}: the comment must be the node's name")]
+    #[error("line {line}: the comment must be the node's name, or {OPERATOR_COMMENT}")]
     Name { line: usize, source: NameError },
-    #[error("line {line}: the key of node {first} is there again for node {second}")]
+    #[error("line {line}: the key of {first} is there again for {second}")]
     Duplicate {
         line: usize,
-        first: NodeName,
-        second: NodeName,
+        first: Principal,
+        second: Principal,
     },
 }
 
@@ -41,7 +72,7 @@ impl AuthorizedKeys {
         if text.len() > MAX_BYTES {
             return Err(AuthorizedKeysError::TooLarge(text.len()));
         }
-        let mut entries: Vec<(PublicKey, NodeName)> = Vec::new();
+        let mut entries: Vec<(PublicKey, Principal)> = Vec::new();
         for (index, content) in text.lines().enumerate() {
             let (line, content) = (index + 1, content.trim());
             if content.is_empty() || content.starts_with('#') {
@@ -56,8 +87,7 @@ impl AuthorizedKeys {
                 return Err(AuthorizedKeysError::Kind { line });
             }
             let comment = content.splitn(3, ' ').nth(2).unwrap_or_default();
-            let node = comment
-                .parse::<NodeName>()
+            let principal = Principal::parse(comment)
                 .map_err(|source| AuthorizedKeysError::Name { line, source })?;
             if let Some((_, first)) = entries
                 .iter()
@@ -66,18 +96,18 @@ impl AuthorizedKeys {
                 return Err(AuthorizedKeysError::Duplicate {
                     line,
                     first: first.clone(),
-                    second: node,
+                    second: principal,
                 });
             }
-            entries.push((key, node));
+            entries.push((key, principal));
         }
         Ok(Self { entries })
     }
 
     /// One line of the file, with its line end.
-    pub(crate) fn line(key: &PublicKey, node: &NodeName) -> String {
+    pub(crate) fn line(key: &PublicKey, principal: &Principal) -> String {
         let mut key = key.clone();
-        key.set_comment(node.as_str());
+        key.set_comment(principal.to_string());
         // Encoding an ed25519 key into a string has no way to fail; an empty line would be skipped
         // by every reader, so a failure can only take access away.
         key.to_openssh()
@@ -85,12 +115,20 @@ impl AuthorizedKeys {
             .unwrap_or_default()
     }
 
-    /// The node that a key belongs to.
-    pub fn node_of(&self, key: &PublicKey) -> Option<&NodeName> {
+    /// Whom a key stands for.
+    pub fn principal_of(&self, key: &PublicKey) -> Option<&Principal> {
         self.entries
             .iter()
             .find(|(known, _)| known.key_data() == key.key_data())
-            .map(|(_, node)| node)
+            .map(|(_, principal)| principal)
+    }
+
+    /// The node that a key belongs to.
+    pub fn node_of(&self, key: &PublicKey) -> Option<&NodeName> {
+        match self.principal_of(key)? {
+            Principal::Node(node) => Some(node),
+            Principal::Operator => None,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -111,7 +149,7 @@ mod tests {
 
     fn line(name: &str) -> (PublicKey, String) {
         let key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap();
-        let line = AuthorizedKeys::line(key.public_key(), &name.parse().unwrap());
+        let line = AuthorizedKeys::line(key.public_key(), &Principal::parse(name).unwrap());
         (key.public_key().clone(), line)
     }
 
@@ -124,6 +162,17 @@ mod tests {
     }
 
     #[test]
+    fn the_operator_is_no_node() {
+        let (key, text) = line(OPERATOR_COMMENT);
+        let keys = AuthorizedKeys::parse(&text).unwrap();
+        assert_eq!(keys.principal_of(&key), Some(&Principal::Operator));
+        assert_eq!(keys.node_of(&key), None);
+        let (key, text) = line("operator");
+        let keys = AuthorizedKeys::parse(&text).unwrap();
+        assert!(keys.node_of(&key).is_some(), "a node may be called so");
+    }
+
+    #[test]
     fn one_bad_line_refuses_the_file() {
         let (_, good) = line("agent");
         for bad in [
@@ -132,6 +181,7 @@ mod tests {
             "command=\"sh\" ssh-ed25519 AAAA x\n",
             &line("agent").1.replace(" agent", " Not A Name"),
             &line("agent").1.replace(" agent", ""),
+            &line("agent").1.replace(" agent", " operator:else"),
             &good,
         ] {
             let error = AuthorizedKeys::parse(&format!("{good}{bad}")).unwrap_err();

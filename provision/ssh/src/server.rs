@@ -32,9 +32,9 @@ use self::slots::Slots;
 pub use self::throttle::Rate;
 use self::throttle::Throttle;
 use crate::deadline::{Deadline, LimitedStream};
-use crate::{AuthorizedKeys, algorithms};
+use crate::{AuthorizedKeys, Principal, algorithms};
 
-/// Networks whose failures, and nodes whose requests, are remembered at most.
+/// Networks whose failures, and keys' owners whose requests, are remembered at most.
 const MAX_REMEMBERED: usize = 4096;
 /// How often repeated events are summed up.
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
@@ -58,7 +58,7 @@ pub struct Limits {
     /// Connections of one network that end without an authentication; beyond it, the network's
     /// connections are closed at once.
     pub failures: Rate,
-    /// Requests of one node, whatever came of them.
+    /// Requests of one node, or of the operator, whatever came of them.
     pub requests: Rate,
 }
 
@@ -91,6 +91,13 @@ pub trait Grantor: Send + Sync + 'static {
     async fn grant(&self, node: &NodeName) -> JoinResponse;
 }
 
+/// Describes this machine to the operator.
+#[async_trait]
+pub trait FactsSource: Send + Sync + 'static {
+    /// A JSON document with nothing secret in it.
+    async fn facts(&self) -> Result<Vec<u8>, String>;
+}
+
 /// The service's key files, read at each connection and at each request: neither a node that is
 /// added or removed nor a new host key needs a restart. An error refuses the connection.
 pub trait KeySource: Send + Sync + 'static {
@@ -104,23 +111,26 @@ pub trait KeySource: Send + Sync + 'static {
 pub struct JoinService {
     limits: Limits,
     grantor: Arc<dyn Grantor>,
+    facts: Arc<dyn FactsSource>,
     keys: Arc<dyn KeySource>,
     audit: Arc<dyn Audit>,
     slots: Slots,
     failures: Arc<Throttle<IpAddr>>,
-    requests: Arc<Throttle<NodeName>>,
+    requests: Arc<Throttle<Principal>>,
 }
 
 impl JoinService {
     pub fn new(
         limits: Limits,
         grantor: Arc<dyn Grantor>,
+        facts: Arc<dyn FactsSource>,
         keys: Arc<dyn KeySource>,
         audit: Arc<dyn Audit>,
     ) -> Self {
         Self {
             limits,
             grantor,
+            facts,
             keys,
             audit,
             slots: Slots::default(),

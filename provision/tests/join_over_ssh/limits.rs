@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::support::{Cluster, PORT, STRANGER};
+use crate::support::{Cluster, PORT, STRANGER, block_on};
 use orch_contract::RefusalReason;
-use orch_ssh::client::{Join, JoinError};
+use orch_ssh::client::{JoinError, Server};
 
 #[test]
 fn idle_and_greedy_peers_do_not_keep_others_out() {
@@ -122,11 +122,11 @@ fn a_node_that_asks_all_the_time_is_told_when_to_ask_again() {
 fn both_families_are_served_and_told_apart() {
     let cluster = Cluster::start();
     let address: SocketAddr = format!("[fd07::1]:{PORT}").parse().unwrap();
-    let join = Join {
+    let server = Server {
         address,
-        ..cluster.join(&cluster.keys, "agent", "agent")
+        ..cluster.server_for("agent")
     };
-    cluster.ask_with(join).unwrap();
+    cluster.ask_as(server, "agent").unwrap();
     cluster.ask("agent").unwrap();
     let log = cluster.log();
     assert!(log.contains(r#""peer":"[fd07::2]:"#), "{log}");
@@ -142,11 +142,7 @@ fn both_families_are_served_and_told_apart() {
 fn connect_as_stranger(cluster: &Cluster) -> TcpStream {
     let address = cluster.socket();
     let stream = cluster.in_agent(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
+        block_on(async {
             let socket = tokio::net::TcpSocket::new_v4().unwrap();
             let source = SocketAddr::new(STRANGER.parse().unwrap(), 0);
             socket.bind(source).unwrap();

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use orch_contract::{ClusterKeys, JoinGrant, NodeName};
-use orch_ssh::client::{Join, JoinError, request_join};
+use orch_contract::{ClusterKeys, JoinGrant, NodeFacts, NodeName};
+use orch_ssh::client::{JoinError, Server, request_facts, request_join};
 use orch_ssh::keys::{ensure_cluster_keys, read_private_key, read_public_key};
 use serde_json::json;
 use tempfile::TempDir;
@@ -208,31 +208,33 @@ impl Cluster {
         }
     }
 
-    /// What an agent asks with: the key of one node and the name of another, if so told.
-    pub(crate) fn join(&self, keys: &ClusterKeys, key_of: &str, name: &str) -> Join {
-        Join {
+    /// The service as it is asked with a key.
+    pub(crate) fn server(&self, client_key: &Path) -> Server {
+        Server {
             address: self.socket(),
             server_keys: vec![read_public_key(&self.keys.host_public_key()).unwrap()],
-            client_key: Arc::new(
-                read_private_key(&keys.client_key(&key_of.parse().unwrap())).unwrap(),
-            ),
-            node: name.parse().unwrap(),
+            client_key: Arc::new(read_private_key(client_key).unwrap()),
         }
     }
 
-    pub(crate) fn ask_with(&self, join: Join) -> Result<JoinGrant, JoinError> {
-        self.in_agent(move || {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap()
-                .block_on(request_join(&join))
-        })
+    /// The service as a node asks it.
+    pub(crate) fn server_for(&self, node: &str) -> Server {
+        self.server(&self.keys.client_key(&node.parse().unwrap()))
     }
 
     /// Asks as a node with its own key.
     pub(crate) fn ask(&self, node: &str) -> Result<JoinGrant, JoinError> {
-        self.ask_with(self.join(&self.keys, node, node))
+        self.ask_as(self.server_for(node), node)
+    }
+
+    pub(crate) fn ask_as(&self, server: Server, node: &str) -> Result<JoinGrant, JoinError> {
+        let node: NodeName = node.parse().unwrap();
+        self.in_agent(move || block_on(request_join(&server, &node)))
+    }
+
+    pub(crate) fn ask_facts(&self, client_key: &Path) -> Result<NodeFacts, JoinError> {
+        let server = self.server(client_key);
+        self.in_agent(move || block_on(request_facts(&server)))
     }
 
     pub(crate) fn service_id(&self) -> u32 {
@@ -261,6 +263,16 @@ impl Cluster {
 
     /// OpenSSH's client in the agents' namespace with a node's key and the server's key pinned.
     pub(crate) fn ssh_command(&self, node: &str, options: &[&str], command: &[&str]) -> Command {
+        let key = self.keys.client_key(&node.parse().unwrap());
+        self.ssh_command_with(&key, options, command)
+    }
+
+    pub(crate) fn ssh_command_with(
+        &self,
+        key: &Path,
+        options: &[&str],
+        command: &[&str],
+    ) -> Command {
         let known_hosts = self.path("known_hosts");
         let public = fs::read_to_string(self.keys.host_public_key()).unwrap();
         fs::write(&known_hosts, format!("[{}]:{PORT} {public}", self.address)).unwrap();
@@ -269,7 +281,7 @@ impl Cluster {
             .args(["timeout", "60", "ssh", "-F", "none"])
             .args(["-p", &PORT.to_string()])
             .arg("-i")
-            .arg(self.keys.client_key(&node.parse().unwrap()))
+            .arg(key)
             .arg("-o")
             .arg(format!("UserKnownHostsFile={}", known_hosts.display()));
         for option in [
@@ -302,6 +314,14 @@ impl Cluster {
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         child.wait_with_output().unwrap()
     }
+}
+
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(work)
 }
 
 impl Drop for Cluster {

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 
 use crate::support::Cluster;
 use orch_contract::{ClusterKeys, JoinResponse, RefusalReason};
-use orch_ssh::client::{Join, JoinError};
+use orch_ssh::client::{JoinError, Server};
 use orch_ssh::keys::{ensure_cluster_keys, read_public_key};
 
 #[test]
@@ -55,9 +55,10 @@ fn a_nodes_key_gets_a_token_of_its_own_that_appears_nowhere_else() {
 fn an_unknown_key_is_refused() {
     let cluster = Cluster::start();
     let strangers = ClusterKeys::new(cluster.path("strangers"));
-    ensure_cluster_keys(&strangers, &["agent".parse().unwrap()]).unwrap();
+    let node = "agent".parse().unwrap();
+    ensure_cluster_keys(&strangers, std::slice::from_ref(&node)).unwrap();
     let error = cluster
-        .ask_with(cluster.join(&strangers, "agent", "agent"))
+        .ask_as(cluster.server(&strangers.client_key(&node)), "agent")
         .unwrap_err();
     assert!(matches!(error, JoinError::KeyRejected { .. }), "{error:?}");
     assert!(!error.is_transient());
@@ -74,11 +75,11 @@ fn a_server_with_another_key_is_not_told_anything() {
     let cluster = Cluster::start();
     let impostor = ClusterKeys::new(cluster.path("impostor"));
     ensure_cluster_keys(&impostor, &[]).unwrap();
-    let join = Join {
+    let server = Server {
         server_keys: vec![read_public_key(&impostor.host_public_key()).unwrap()],
-        ..cluster.join(&cluster.keys, "agent", "agent")
+        ..cluster.server_for("agent")
     };
-    let error = cluster.ask_with(join).unwrap_err();
+    let error = cluster.ask_as(server, "agent").unwrap_err();
     assert!(matches!(error, JoinError::HostKey { .. }), "{error:?}");
     assert_eq!(error.to_string().matches("SHA256:").count(), 2, "{error}");
     assert!(!error.is_transient());
@@ -91,7 +92,7 @@ fn a_server_with_another_key_is_not_told_anything() {
 fn the_key_decides_which_node_it_is() {
     let cluster = Cluster::start();
     let error = cluster
-        .ask_with(cluster.join(&cluster.keys, "other", "agent"))
+        .ask_as(cluster.server_for("other"), "agent")
         .unwrap_err();
     assert!(
         matches!(
@@ -222,13 +223,13 @@ fn a_new_host_key_is_shown_without_a_restart_and_either_is_accepted() {
     let next = ClusterKeys::new(cluster.path("next"));
     ensure_cluster_keys(&next, &[]).unwrap();
     let new = read_public_key(&next.host_public_key()).unwrap();
-    let join = || Join {
+    let server = || Server {
         server_keys: vec![old.clone(), new.clone()],
-        ..cluster.join(&cluster.keys, "agent", "agent")
+        ..cluster.server_for("agent")
     };
-    cluster.ask_with(join()).unwrap();
+    cluster.ask_as(server(), "agent").unwrap();
     fs::rename(next.host_key(), cluster.keys.host_key()).unwrap();
-    cluster.ask_with(join()).unwrap();
+    cluster.ask_as(server(), "agent").unwrap();
     let error = cluster.ask("agent").unwrap_err();
     assert!(matches!(error, JoinError::HostKey { .. }), "{error:?}");
     assert_eq!(cluster.service_id(), service);

@@ -14,6 +14,8 @@ use super::network::network_of;
 pub enum AuditKind {
     /// A token was handed out.
     Granted,
+    /// The operator was shown this machine's facts.
+    Shown,
     /// A request was answered with a reason instead of a token.
     Refused,
     /// Something other than the join was asked for by an authenticated node.
@@ -42,6 +44,7 @@ impl AuditKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             AuditKind::Granted => "granted",
+            AuditKind::Shown => "shown",
             AuditKind::Refused => "refused",
             AuditKind::Denied => "denied",
             AuditKind::KeyRejected => "key_rejected",
@@ -59,7 +62,7 @@ impl AuditKind {
     /// What came of it, for whoever does not want to know all kinds.
     pub const fn outcome(self) -> &'static str {
         match self {
-            AuditKind::Granted | AuditKind::TokenRevoked => "done",
+            AuditKind::Granted | AuditKind::Shown | AuditKind::TokenRevoked => "done",
             AuditKind::Refused
             | AuditKind::Denied
             | AuditKind::KeyRejected

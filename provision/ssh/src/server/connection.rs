@@ -1,24 +1,21 @@
-//! One connection: what it may ask, and the refusal of everything else.
+//! One connection: whose key it showed, what it asks, and the answer.
+
+mod handler;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use orch_contract::{
-    JOIN_COMMAND, JOIN_USER, JoinRefusal, JoinRequest, JoinResponse, MAX_REQUEST_BYTES, NodeName,
-    RefusalReason,
-};
+use orch_contract::{JOIN_USER, JoinRefusal, JoinRequest, JoinResponse, NodeName, RefusalReason};
+use russh::ChannelId;
 use russh::keys::{HashAlg, PublicKey};
-use russh::server::{
-    Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
-};
-use russh::{Channel, ChannelId, Pty};
+use russh::server::Session;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::network::network_of;
 use super::{AuditEvent, AuditKind, JoinService};
-use crate::AuthorizedKeys;
 use crate::deadline::Deadline;
+use crate::{AuthorizedKeys, Principal};
 
 /// Where one connection stands; it moves forward only.
 enum State {
@@ -33,7 +30,7 @@ enum State {
 /// Whose key it was when the connection was accepted.
 struct Proven {
     key: PublicKey,
-    node: NodeName,
+    principal: Principal,
 }
 
 pub(super) struct Connection {
@@ -65,7 +62,10 @@ impl Connection {
     fn audit(&self, kind: AuditKind, what: impl Into<String>) {
         let mut event = AuditEvent::of_peer(kind, self.peer, what);
         if let Some(proven) = &self.proven {
-            event.node = Some(proven.node.clone());
+            event.node = match &proven.principal {
+                Principal::Node(node) => Some(node.clone()),
+                Principal::Operator => None,
+            };
             event.key = Some(fingerprint(&proven.key));
         }
         self.service.audit.record(event);
@@ -89,13 +89,13 @@ impl Connection {
     fn judge_key(&self, user: &str, key: &PublicKey) -> Option<Proven> {
         let what = if user != JOIN_USER {
             format!("the user {}", printable(user))
-        } else if let Some(node) = self.authorized.node_of(key) {
+        } else if let Some(principal) = self.authorized.principal_of(key) {
             return Some(Proven {
                 key: key.clone(),
-                node: node.clone(),
+                principal: principal.clone(),
             });
         } else {
-            "a key that no node has".to_owned()
+            "a key that nobody has".to_owned()
         };
         let mut event = AuditEvent::of_peer(AuditKind::KeyRejected, self.peer, what);
         event.key = Some(fingerprint(key));
@@ -120,29 +120,68 @@ impl Connection {
     /// The node that is to be granted a token.
     fn judge_request(&self, request: &[u8]) -> Result<NodeName, JoinRefusal> {
         let bad = |message: String| JoinRefusal::new(RefusalReason::BadRequest, message);
-        let Some(Proven { key, node }) = &self.proven else {
-            return Err(bad("not authenticated".to_owned()));
+        let Principal::Node(node) = self.judge_principal()? else {
+            return Err(bad("this key belongs to no node".to_owned()));
+        };
+        let request = JoinRequest::parse(request).map_err(|error| bad(error.to_string()))?;
+        if request.node == node {
+            return Ok(node);
+        }
+        Err(JoinRefusal::new(
+            RefusalReason::WrongNode,
+            format!("this key belongs to node {node}, not {}", request.node),
+        ))
+    }
+
+    /// Who asks, if it is not too often and the key is still on the list.
+    fn judge_principal(&self) -> Result<Principal, JoinRefusal> {
+        let Some(Proven { key, principal }) = &self.proven else {
+            let message = "not authenticated";
+            return Err(JoinRefusal::new(RefusalReason::BadRequest, message));
         };
         self.service
             .requests
-            .take(node, Instant::now())
+            .take(principal, Instant::now())
             .map_err(rate_limited)?;
-        let request = JoinRequest::parse(request).map_err(|error| bad(error.to_string()))?;
-        if request.node != *node {
-            return Err(JoinRefusal::new(
-                RefusalReason::WrongNode,
-                format!("this key belongs to node {node}, not {}", request.node),
-            ));
-        }
         // The list may have changed since the connection was accepted.
         let authorized = self.service.keys.authorized_keys();
-        if authorized.is_ok_and(|authorized| authorized.node_of(key) == Some(node)) {
-            return Ok(node.clone());
+        if authorized.is_ok_and(|authorized| authorized.principal_of(key) == Some(principal)) {
+            return Ok(principal.clone());
         }
         Err(JoinRefusal::new(
             RefusalReason::Revoked,
-            format!("the key of node {node} was taken off the list"),
+            format!("the key of {principal} was taken off the list"),
         ))
+    }
+
+    /// Answers the operator, who sends no request.
+    async fn show(
+        &mut self,
+        channel: ChannelId,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.state = State::Answered;
+        self.deadline.move_to(self.service.limits.answer_timeout);
+        session.channel_success(channel)?;
+        let shown = match self.judge_principal() {
+            Ok(_) => self.service.facts.facts().await,
+            Err(refusal) => Err(refusal.message),
+        };
+        let status = u32::from(shown.is_err());
+        match shown {
+            Ok(facts) => {
+                self.audit(AuditKind::Shown, "facts");
+                session.data(channel, facts)?;
+            }
+            Err(problem) => {
+                self.audit(AuditKind::Refused, format!("facts: {problem}"));
+                let to_stderr = 1;
+                session.extended_data(channel, to_stderr, format!("{problem}\n").into_bytes())?;
+            }
+        }
+        session.exit_status_request(channel, status)?;
+        session.eof(channel)?;
+        session.close(channel)
     }
 
     /// Answers once the request is complete: at a line end or at the end of input.
@@ -187,211 +226,8 @@ fn rate_limited(wait: Duration) -> JoinRefusal {
         retry_after_seconds: Some(seconds),
         ..JoinRefusal::new(
             RefusalReason::RateLimited,
-            format!("this node asks too often; again in {seconds} s"),
+            format!("asked too often; again in {seconds} s"),
         )
-    }
-}
-
-impl Handler for Connection {
-    type Error = russh::Error;
-
-    async fn auth_publickey_offered(
-        &mut self,
-        user: &str,
-        offer: PublicKeyOffer<'_>,
-    ) -> Result<Auth, Self::Error> {
-        Ok(match self.judge_key(user, offer.public_key) {
-            Some(_) => Auth::Accept,
-            None => Auth::reject(),
-        })
-    }
-
-    async fn auth_publickey(
-        &mut self,
-        user: &str,
-        key: VerifiedPublicKey<'_>,
-    ) -> Result<Auth, Self::Error> {
-        self.proven = self.judge_key(user, key.public_key);
-        if self.proven.is_none() {
-            return Ok(Auth::reject());
-        }
-        self.deadline.move_to(self.service.limits.request_timeout);
-        Ok(Auth::Accept)
-    }
-
-    async fn channel_open_session(
-        &mut self,
-        channel: Channel<Msg>,
-        reply: ChannelOpenHandle,
-        _session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        if matches!(self.state, State::Idle) {
-            self.state = State::Open(channel.id());
-            reply.accept().await;
-        } else {
-            self.denied("a second channel");
-        }
-        Ok(())
-    }
-
-    async fn channel_open_direct_tcpip(
-        &mut self,
-        _channel: Channel<Msg>,
-        host: &str,
-        port: u32,
-        _originator_address: &str,
-        _originator_port: u32,
-        _reply: ChannelOpenHandle,
-        _session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        // A handle that is dropped rejects the channel.
-        self.denied(format!("forwarding to {}:{port}", printable(host)));
-        Ok(())
-    }
-
-    async fn exec_request(
-        &mut self,
-        channel: ChannelId,
-        command: &[u8],
-        session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        match self.state {
-            State::Open(open) if open == channel && command == JOIN_COMMAND.as_bytes() => {
-                self.state = State::Reading(channel, Vec::new());
-                session.channel_success(channel)
-            }
-            _ => {
-                let command = printable(&String::from_utf8_lossy(command));
-                self.deny_request(format!("the command {command}"), channel, session)
-            }
-        }
-    }
-
-    async fn data(
-        &mut self,
-        channel: ChannelId,
-        data: &[u8],
-        session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        let State::Reading(open, request) = &mut self.state else {
-            return Ok(());
-        };
-        if *open != channel {
-            return Ok(());
-        }
-        request.extend_from_slice(data);
-        let end = request.iter().position(|byte| *byte == b'\n');
-        if end.is_none() && request.len() <= MAX_REQUEST_BYTES {
-            return Ok(());
-        }
-        let mut request = std::mem::take(request);
-        if let Some(end) = end {
-            request.truncate(end);
-        }
-        self.finish(channel, &request, session).await
-    }
-
-    async fn channel_eof(
-        &mut self,
-        channel: ChannelId,
-        session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        match &mut self.state {
-            State::Reading(open, request) if *open == channel => {
-                let request = std::mem::take(request);
-                self.finish(channel, &request, session).await
-            }
-            _ => Ok(()),
-        }
-    }
-
-    async fn shell_request(
-        &mut self,
-        channel: ChannelId,
-        session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        self.deny_request("a shell", channel, session)
-    }
-
-    async fn subsystem_request(
-        &mut self,
-        channel: ChannelId,
-        name: &str,
-        session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        self.deny_request(
-            format!("the subsystem {}", printable(name)),
-            channel,
-            session,
-        )
-    }
-
-    async fn pty_request(
-        &mut self,
-        channel: ChannelId,
-        _term: &str,
-        _columns: u32,
-        _rows: u32,
-        _pixel_width: u32,
-        _pixel_height: u32,
-        _modes: &[(Pty, u32)],
-        session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        self.denied("a terminal");
-        session.channel_failure(channel)
-    }
-
-    async fn env_request(
-        &mut self,
-        channel: ChannelId,
-        name: &str,
-        _value: &str,
-        session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        self.denied(format!("the environment variable {}", printable(name)));
-        session.channel_failure(channel)
-    }
-
-    async fn x11_request(
-        &mut self,
-        channel: ChannelId,
-        _single: bool,
-        _protocol: &str,
-        _cookie: &str,
-        _screen: u32,
-        session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        self.denied("X11 forwarding");
-        session.channel_failure(channel)
-    }
-
-    async fn agent_request(
-        &mut self,
-        channel: ChannelId,
-        session: &mut Session,
-    ) -> Result<bool, Self::Error> {
-        self.denied("agent forwarding");
-        session.channel_failure(channel)?;
-        Ok(false)
-    }
-
-    async fn tcpip_forward(
-        &mut self,
-        address: &str,
-        port: &mut u32,
-        _session: &mut Session,
-    ) -> Result<bool, Self::Error> {
-        self.denied(format!("forwarding from {}:{port}", printable(address)));
-        Ok(false)
-    }
-
-    async fn streamlocal_forward(
-        &mut self,
-        path: &str,
-        _session: &mut Session,
-    ) -> Result<bool, Self::Error> {
-        self.denied(format!("forwarding from {}", printable(path)));
-        Ok(false)
     }
 }
 
