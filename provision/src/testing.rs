@@ -1,5 +1,7 @@
 //! A machine of fakes, and configurations, for the steps' tests.
 
+pub(crate) mod cut;
+pub(crate) mod grants;
 pub(crate) mod node;
 
 use orch_contract::NodeConfig;

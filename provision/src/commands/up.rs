@@ -184,4 +184,7 @@ mod drift_tests;
 mod plan_tests;
 
 #[cfg(test)]
+mod resume_tests;
+
+#[cfg(test)]
 mod tests;

@@ -184,8 +184,9 @@ impl AcquireK3s<'_> {
         };
         let unit = unit_name(self.context.config.node.role);
         Applied::forget(files, unit, &[paths::BINARY.to_owned()])?;
-        files.rename(&staged, target)?;
+        // What is installed must be known, so it is so before it is installed.
         self.remember(asset, expected)?;
+        files.rename(&staged, target)?;
         Ok(InstalledK3s {
             sha256: expected.to_owned(),
             version_line,

@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +117,13 @@ fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
 
+/// Where a file is written before it gets its name. Always the same place, so that a run that was killed leaves nothing
+/// that the next one does not write again and take away.
+pub(crate) fn temporary(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.orch-tmp"))
+}
+
 fn write_whole(
     path: &Path,
     mode: u32,
@@ -125,13 +131,32 @@ fn write_whole(
 ) -> io::Result<()> {
     let directory = parent(path);
     fs::create_dir_all(directory)?;
-    let mut file = NamedTempFile::new_in(directory)?;
-    fill(file.as_file_mut())?;
-    file.as_file()
-        .set_permissions(fs::Permissions::from_mode(mode))?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
+    let temporary = temporary(path);
+    let written = write_as(&temporary, mode, fill).and_then(|()| fs::rename(&temporary, path));
+    if let Err(error) = written {
+        // The first error is the one that counts.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
     fs::File::open(directory)?.sync_all()
+}
+
+/// Nobody else can open the file before it has its mode.
+fn write_as(
+    path: &Path,
+    mode: u32,
+    fill: impl FnOnce(&mut fs::File) -> io::Result<()>,
+) -> io::Result<()> {
+    optional(fs::remove_file(path))?;
+    let mut options = fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    fill(&mut file)?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.sync_all()
 }
 
 fn hash_while_copying(from: &mut impl Read, to: &mut impl Write) -> io::Result<String> {
@@ -282,6 +307,22 @@ mod tests {
         assert_eq!(Disk.read(&path).unwrap().unwrap(), b"y");
         assert_eq!(Disk.mode(&path).unwrap(), Some(0o600));
         assert_eq!(Disk.list(path.parent().unwrap()).unwrap(), [path]);
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_taken_away_and_a_failed_write_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(temporary(&path), "half").unwrap();
+        Disk.write(&path, b"whole", 0o644).unwrap();
+        let list = || Disk.list(directory.path()).unwrap();
+        assert_eq!(list(), std::slice::from_ref(&path));
+        let missing = directory.path().join("missing");
+        Disk.copy(&missing, &path, 0o644).unwrap_err();
+        let no_room = write_whole(&path, 0o644, |_| Err(io::ErrorKind::StorageFull.into()));
+        no_room.unwrap_err();
+        assert_eq!(list(), std::slice::from_ref(&path));
+        assert_eq!(Disk.read(&path).unwrap().unwrap(), b"whole");
     }
 
     #[test]

@@ -8,9 +8,9 @@ mod endpoints;
 mod files;
 mod services;
 
-#[cfg(test)]
-pub(crate) use commands::FakeCommands;
 pub(crate) use commands::{CommandError, Commands, Invocation, Processes};
+#[cfg(test)]
+pub(crate) use commands::{FakeCommands, Finished};
 #[cfg(test)]
 pub(crate) use download::FakeDownload;
 pub(crate) use download::{Download, DownloadError, Https};
@@ -19,7 +19,7 @@ pub(crate) use endpoints::FakeEndpoints;
 pub(crate) use endpoints::{Endpoints, Sockets};
 pub(crate) use files::{Disk, FileError, Files, sha256_hex};
 #[cfg(test)]
-pub(crate) use files::{MemoryFiles, Space};
+pub(crate) use files::{MemoryFiles, Space, temporary};
 #[cfg(test)]
 pub(crate) use services::FakeServices;
 pub(crate) use services::{Services, Systemd, UnitState};

@@ -7,18 +7,25 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use orch_contract::{Change, ClusterKeys, Event, NodeConfig, Outcome, Role, node_paths};
+use orch_contract::{
+    Change, ClusterKeys, Event, Mirror, NodeConfig, Outcome, Role, StorageKind, VolumeDirectory,
+    node_paths,
+};
 use orch_runner::{Recorder, Reporter, StepFailure};
 use orch_ssh::keys::ensure_cluster_keys;
 
+use super::grants::Grants;
 use super::{Machine, agent_config, server_config};
 use crate::commands::up::Up;
 use crate::k3s::paths;
-use crate::k3s::units::{environment_path, unit_name, unit_path};
+use crate::k3s::units::{JOIN_UNIT, environment_path, unit_name, unit_path};
 use crate::steps::Context;
-use crate::system::{CommandError, Files, Services, System, UnitState, sha256_hex};
+use crate::system::{
+    CommandError, Commands, Files, Finished, Invocation, Services, System, UnitState, sha256_hex,
+};
 
 const MAIN_PROCESS: u32 = 77;
+const IMAGES: &str = "k3s-airgap-images-amd64.tar.zst";
 
 /// A unit as systemd knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,8 +42,31 @@ pub(crate) struct Node {
     pub(crate) machine: Machine,
     pub(crate) config: NodeConfig,
     units: Mutex<BTreeMap<String, Unit>>,
+    /// Owners of directories, by path.
+    owners: Mutex<BTreeMap<String, String>>,
     done: Mutex<Vec<String>>,
-    _keys: tempfile::TempDir,
+    grants: Option<Grants>,
+    keys: tempfile::TempDir,
+}
+
+/// Everything that a run leaves.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    files: BTreeMap<PathBuf, String>,
+    units: BTreeMap<String, Unit>,
+    owners: BTreeMap<String, String>,
+}
+
+impl State {
+    #[track_caller]
+    pub(crate) fn assert_is(&self, expected: &Self, when: &str) {
+        for path in self.files.keys().chain(expected.files.keys()) {
+            let (found, wanted) = (self.files.get(path), expected.files.get(path));
+            assert_eq!(found, wanted, "{}, {when}", path.display());
+        }
+        assert_eq!(self.units, expected.units, "{when}");
+        assert_eq!(self.owners, expected.owners, "{when}");
+    }
 }
 
 impl Node {
@@ -79,8 +109,61 @@ impl Node {
             machine,
             config,
             units: Mutex::default(),
+            owners: Mutex::default(),
             done: Mutex::default(),
-            _keys: keys,
+            grants: None,
+            keys,
+        }
+    }
+
+    /// An empty machine on which every step has something to do: storage over NFS, volumes, registries, images, and for an
+    /// agent a server that grants tokens.
+    pub(crate) async fn with_storage(role: Role) -> Self {
+        let mut node = Self::new(role);
+        if role == Role::Agent {
+            let grants = Grants::serve(&ClusterKeys::new(node.keys.path())).await;
+            node.config.server.address = std::net::Ipv4Addr::LOCALHOST.into();
+            node.config.server.join_port = grants.port;
+            node.grants = Some(grants);
+        }
+        node.config.storage.kind = StorageKind::Nfs;
+        node.config.storage.directories = vec![VolumeDirectory {
+            path: "movies/db".into(),
+            uid: 999,
+            gid: 999,
+        }];
+        let mirror = Mirror {
+            endpoints: vec!["http://192.168.56.254:5000".to_owned()],
+            ..Mirror::default()
+        };
+        let mirrors = &mut node.config.registries.mirrors;
+        mirrors.insert("docker.io".to_owned(), mirror);
+        let (binary, images) = (sha256_hex(b"BIN"), sha256_hex(b"IMG"));
+        let files = &node.machine.files;
+        files.put(&format!("/var/lib/orch/artifacts/{IMAGES}"), "IMG", 0o644);
+        files.put(
+            "/var/lib/orch/artifacts/sha256sum-amd64.txt",
+            &format!("{binary}  k3s\n{images}  {IMAGES}\n"),
+            0o644,
+        );
+        node
+    }
+
+    /// How many tokens this agent was granted.
+    pub(crate) fn granted(&self) -> u32 {
+        self.grants.as_ref().map_or(0, Grants::granted)
+    }
+
+    pub(crate) fn state_of_all(&self) -> State {
+        let mut files = self.machine.files.everything();
+        // They differ with where each test keeps its keys and has its join service.
+        files.remove(Path::new(node_paths::APPLIED));
+        files.remove(Path::new(node_paths::JOIN_AUTHORIZED_KEYS));
+        files.remove(Path::new(&unit_path(JOIN_UNIT)));
+        State {
+            files,
+            units: self.units.lock().unwrap().clone(),
+            owners: self.owners.lock().unwrap().clone(),
         }
     }
 
@@ -88,7 +171,6 @@ impl Node {
     pub(crate) async fn provisioned(role: Role) -> Self {
         let node = Self::new(role);
         if role == Role::Agent {
-            node.machine.files.put(paths::AGENT_TOKEN, "t", 0o600);
             node.join();
         }
         node.up(false).await;
@@ -97,9 +179,10 @@ impl Node {
         node
     }
 
-    /// What K3s leaves behind on an agent that has joined.
-    fn join(&self) {
+    /// What an agent has once it has joined: its token, and what K3s made with it.
+    pub(crate) fn join(&self) {
         let files = &self.machine.files;
+        files.put(paths::AGENT_TOKEN, "K10abc::id.topsecret", 0o600);
         files.put(
             paths::KUBELET_KUBECONFIG,
             "users:\n- name: default\n  user:\n    client-certificate: /data/client-kubelet.crt\n",
@@ -195,6 +278,7 @@ impl Node {
     pub(crate) fn system(&self) -> System<'_> {
         System {
             services: self,
+            commands: self,
             ..self.machine.system()
         }
     }
@@ -220,6 +304,54 @@ pub(crate) fn lines(events: &[Event]) -> Vec<String> {
         .flat_map(|(_, changes)| changes)
         .map(|change| format!("{} {} {}", change.action, change.name, change.detail))
         .collect()
+}
+
+/// Programs that change something; all others answer as they were told to.
+#[async_trait]
+impl Commands for Node {
+    async fn run(&self, invocation: &Invocation) -> Result<Finished, CommandError> {
+        let files = &self.machine.files;
+        let line = invocation.to_string();
+        let words: Vec<&str> = invocation.arguments.iter().map(String::as_str).collect();
+        match (invocation.program.as_str(), words.as_slice()) {
+            ("apt-get", _) => {
+                files.put("/usr/sbin/exportfs", "", 0o755);
+                files.put("/usr/sbin/mount.nfs4", "", 0o755);
+            }
+            ("systemctl", ["enable", "--now", unit]) if unit.ends_with(".mount") => {
+                let host = self.config.server.address;
+                let mount = format!(
+                    "37 35 0:50 / /var/lib/orch/volumes rw - nfs4 {host}:/var/lib/orch/exported rw\n"
+                );
+                files.put("/proc/self/mountinfo", &mount, 0o444);
+            }
+            ("systemctl", ["enable", "--now", unit]) => {
+                let mut units = self.units.lock().unwrap();
+                units.entry((*unit).to_owned()).or_default().is_active = true;
+            }
+            ("exportfs" | "modprobe", _) => {}
+            ("install", ["-d", "-m", "0700", "-o", user, "-g", group, path]) => {
+                let mut owners = self.owners.lock().unwrap();
+                owners.insert((*path).to_owned(), format!("directory {user}:{group}"));
+            }
+            ("stat", [.., path]) => {
+                let owner = self.owners.lock().unwrap().get(*path).cloned();
+                let status = i32::from(owner.is_none());
+                return Ok(finished(status, owner.unwrap_or_default()));
+            }
+            _ => return self.machine.commands.run(invocation).await,
+        }
+        self.machine.commands.answer(&line, 0, "");
+        self.machine.commands.run(invocation).await
+    }
+}
+
+fn finished(status: i32, output: String) -> Finished {
+    Finished {
+        status,
+        stdout: zeroize::Zeroizing::new(output.into_bytes()),
+        stderr: String::new(),
+    }
 }
 
 #[async_trait]

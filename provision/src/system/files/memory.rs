@@ -46,6 +46,22 @@ impl MemoryFiles {
         files.collect()
     }
 
+    /// Everything there is, as it can be compared.
+    pub(crate) fn everything(&self) -> BTreeMap<PathBuf, String> {
+        let entries = self.entries.lock().unwrap();
+        let shown = entries.iter().map(|(path, entry)| {
+            let text = match entry {
+                Entry::File(content, mode) => {
+                    format!("{mode:o} {}", String::from_utf8_lossy(content))
+                }
+                Entry::Directory(mode) => format!("{mode:o} directory"),
+                Entry::Link(target) => format!("-> {}", target.display()),
+            };
+            (path.clone(), text)
+        });
+        shown.collect()
+    }
+
     /// What was written since the last call.
     pub(crate) fn take_writes(&self) -> Vec<PathBuf> {
         std::mem::take(&mut self.writes.lock().unwrap())

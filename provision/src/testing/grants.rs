@@ -1,0 +1,96 @@
+//! A real join service on the loopback interface that grants everything and counts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use orch_contract::{ClusterKeys, JOIN_SCHEMA, JoinGrant, JoinResponse, JoinToken, NodeName};
+use orch_ssh::keys::read_private_key;
+use orch_ssh::server::{Audit, AuditEvent, FactsSource, Grantor, JoinService, KeySource, Limits};
+use orch_ssh::{AuthorizedKeys, PrivateKey};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+struct Granting(Arc<AtomicU32>);
+
+#[async_trait]
+impl Grantor for Granting {
+    async fn grant(&self, node: &NodeName) -> JoinResponse {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        JoinResponse::Granted(JoinGrant {
+            schema: JOIN_SCHEMA,
+            node: node.clone(),
+            server_url: "https://127.0.0.1:6443".to_owned(),
+            token: JoinToken::parse("K10abc::id.topsecret").unwrap(),
+            expires_at: Timestamp::now() + SignedDuration::from_secs(600),
+        })
+    }
+}
+
+struct Keys(PrivateKey, AuthorizedKeys);
+
+impl KeySource for Keys {
+    fn host_key(&self) -> Result<PrivateKey, String> {
+        Ok(self.0.clone())
+    }
+
+    fn authorized_keys(&self) -> Result<AuthorizedKeys, String> {
+        Ok(self.1.clone())
+    }
+}
+
+struct NoFacts;
+
+#[async_trait]
+impl FactsSource for NoFacts {
+    async fn facts(&self) -> Result<Vec<u8>, String> {
+        Err("no facts".to_owned())
+    }
+}
+
+struct NoAudit;
+
+impl Audit for NoAudit {
+    fn record(&self, _: AuditEvent) {}
+}
+
+/// A join service that ends with this value.
+pub(crate) struct Grants {
+    pub(crate) port: u16,
+    granted: Arc<AtomicU32>,
+    task: JoinHandle<()>,
+}
+
+impl Grants {
+    pub(crate) async fn serve(layout: &ClusterKeys) -> Self {
+        let granted = Arc::new(AtomicU32::new(0));
+        let authorized = std::fs::read_to_string(layout.authorized_keys()).unwrap();
+        let service = JoinService::new(
+            Limits::default(),
+            Arc::new(Granting(Arc::clone(&granted))),
+            Arc::new(NoFacts),
+            Arc::new(Keys(
+                read_private_key(&layout.host_key()).unwrap(),
+                AuthorizedKeys::parse(&authorized).unwrap(),
+            )),
+            Arc::new(NoAudit),
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self {
+            port: listener.local_addr().unwrap().port(),
+            granted,
+            task: tokio::spawn(service.run(listener)),
+        }
+    }
+
+    pub(crate) fn granted(&self) -> u32 {
+        self.granted.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Grants {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
