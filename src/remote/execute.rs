@@ -4,19 +4,15 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
-use russh::client::Msg;
-use russh::{ChannelMsg, ChannelWriteHalf, Sig};
-use tokio::io::AsyncReadExt;
+use russh::{ChannelMsg, Sig};
 
-use super::command::{Command, Exit, Input, Output};
+use super::command::{Command, Exit, Output};
 use super::connection::Connection;
 use super::error::{Reason, RemoteError};
+use super::feed::Feed;
 use super::lines::Lines;
 use crate::process::Stream;
 
-/// Bytes of a file that are in memory at a time.
-const PIECE: usize = 64 * 1024;
 /// SSH's number for stderr.
 const STDERR: u32 = 1;
 /// How long output may still come after a command has ended: a child that it left behind may hold it open for good.
@@ -27,19 +23,27 @@ const TAIL: usize = 20;
 impl Connection {
     /// Runs a command to its end and keeps the beginning of its output.
     pub async fn run(&self, command: &Command) -> Result<Output, RemoteError> {
+        self.run_within(command, self.limits.command).await
+    }
+
+    pub(super) async fn run_within(
+        &self,
+        command: &Command,
+        limit: Duration,
+    ) -> Result<Output, RemoteError> {
         let (mut stdout, mut stderr, mut omitted) = (Vec::new(), Vec::new(), 0);
-        let limit = self.limits.output;
+        let most = self.limits.output;
         let keep = |stream, data: &[u8]| {
             let kept: &mut Vec<u8> = match stream {
                 Stream::Stdout => &mut stdout,
                 Stream::Stderr => &mut stderr,
             };
-            let room = limit.saturating_sub(kept.len()).min(data.len());
+            let room = most.saturating_sub(kept.len()).min(data.len());
             let (head, rest) = data.split_at(room);
             kept.extend_from_slice(head);
             omitted += rest.len() as u64;
         };
-        let exit = self.execute(command, self.limits.command, keep).await?;
+        let exit = self.execute(command, limit, keep).await?;
         Ok(Output {
             exit,
             stdout,
@@ -138,13 +142,9 @@ impl Connection {
                 _ => ended(),
             })?;
         let (mut read, write) = channel.split();
-        let write = Closing(Some(write));
-        write
-            .get()?
-            .exec(true, command.line.as_str())
-            .await
-            .map_err(|_| ended())?;
-        let mut sending = pin!(self.send(command, &write));
+        let feed = Feed::new(write, &self.session.handle, self.limits.stall);
+        feed.start(&command.line).await.map_err(|_| ended())?;
+        let mut sending = pin!(feed.send(command));
         let mut state = State::Starting;
         let mut exit = None;
         loop {
@@ -184,49 +184,6 @@ impl Connection {
         }
         exit.ok_or_else(ended)
     }
-
-    /// Sends what the command reads. That it reads no more of it is its own business.
-    async fn send(&self, command: &Command, write: &Closing) -> Result<(), Reason> {
-        if let Some(password) = &command.password {
-            self.send_piece(password.before_input(), write).await?;
-        }
-        match &command.input {
-            Input::Bytes(bytes) => self.send_piece(bytes.clone(), write).await?,
-            Input::File(path) => {
-                let unreadable = |source| Reason::LocalFile {
-                    path: path.clone(),
-                    source,
-                };
-                let mut file = tokio::fs::File::open(path).await.map_err(unreadable)?;
-                loop {
-                    let mut piece = Vec::with_capacity(PIECE);
-                    let read = (&mut file).take(PIECE as u64).read_to_end(&mut piece).await;
-                    if read.map_err(unreadable)? == 0 {
-                        break;
-                    }
-                    self.send_piece(piece.into(), write).await?;
-                }
-            }
-        }
-        // A channel that is gone has an end already.
-        let _ = write.get()?.eof().await;
-        Ok(())
-    }
-
-    async fn send_piece(&self, mut bytes: Bytes, write: &Closing) -> Result<(), Reason> {
-        let limit = self.limits.stall;
-        while !bytes.is_empty() {
-            let piece = bytes.split_to(bytes.len().min(PIECE));
-            let sent = tokio::time::timeout(limit, write.get()?.data_bytes(piece)).await;
-            if sent.is_err() {
-                return Err(Reason::Silent {
-                    what: "it took in nothing of what it was sent".into(),
-                    after: limit,
-                });
-            }
-        }
-        Ok(())
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,33 +192,6 @@ enum State {
     Running,
     /// It has all of its input.
     Fed,
-}
-
-/// A channel that is closed when nobody waits for it any more; the library does not do that.
-struct Closing(Option<ChannelWriteHalf<Msg>>);
-
-impl Closing {
-    fn get(&self) -> Result<&ChannelWriteHalf<Msg>, Reason> {
-        self.0.as_ref().ok_or_else(|| Reason::Ended {
-            during: "before a command ran".into(),
-            why: "its channel is closed".into(),
-        })
-    }
-}
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        let (Some(write), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current())
-        else {
-            return;
-        };
-        runtime.spawn(async move {
-            // sshd sends signals only where it has a process without privileges for the session, so not to root's commands:
-            // those end when they next read or write.
-            let _ = write.signal(Sig::TERM).await;
-            let _ = write.close().await;
-        });
-    }
 }
 
 fn name_of(signal: &Sig) -> String {

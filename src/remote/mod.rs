@@ -11,6 +11,7 @@ mod connection;
 mod dial;
 mod error;
 mod execute;
+mod feed;
 mod host_key_pin;
 mod host_keys;
 mod identities;

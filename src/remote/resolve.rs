@@ -5,12 +5,15 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::error::{Reason, RemoteError};
 use super::ssh_config::{self, Settings, Tokens};
 use super::target::{Hop, Identity, Target, Wanted};
 use crate::process::{Program, find_program};
 
+/// For `ssh -G`.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// More jump hosts than this are a mistake.
 const MAX_HOPS: usize = 8;
 /// What OpenSSH tries when its configuration names no key.
@@ -146,12 +149,14 @@ impl Resolver<'_> {
             option("-J", jump.into());
         }
         arguments.extend(["--".into(), OsString::from(&asked.host)]);
-        let printed = Program::new(ssh)
-            .args(arguments)
-            .output()
-            .await
-            .map_err(Reason::Resolve)?;
-        Ok(ssh_config::parse(&printed))
+        let program = Program::new(ssh).args(arguments);
+        // `Match exec` runs whatever it likes, and names may be looked up.
+        let printed = tokio::time::timeout(PATIENCE, program.output()).await;
+        let printed = printed.map_err(|_| Reason::Silent {
+            what: format!("`{}` did not answer", program.pasteable()),
+            after: PATIENCE,
+        })?;
+        Ok(ssh_config::parse(&printed.map_err(Reason::Resolve)?))
     }
 
     /// What ssh does without any configuration.

@@ -113,7 +113,7 @@ pub struct Limits {
     pub answer: Duration,
     /// A command of [`super::Connection::run`].
     pub command: Duration,
-    /// A command of [`super::Connection::stream`]; a peer that dies ends it much earlier.
+    /// A command of [`super::Connection::stream`], or an upload; a peer that dies ends it much earlier.
     pub stream: Duration,
     /// The node taking in not a byte of what it is sent.
     pub stall: Duration,

@@ -72,7 +72,7 @@ impl Connection {
         }
         let write = Command::script(WRITE, &arguments).shown_as(format!("cat > {remote}"));
         let write = write.input_file(file.to_owned()).as_root(privilege);
-        let written = self.run(&write).await?;
+        let written = self.run_within(&write, self.limits.stream).await?;
         match written.exit {
             Exit::Status(0) => Ok(Uploaded::Written),
             Exit::Status(WRONG_SUM) => Err(self.error(Reason::WrongSum {
