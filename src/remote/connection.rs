@@ -77,10 +77,12 @@ async fn open(hop: &Hop, via: Option<&Session>, limits: &Limits) -> Result<Sessi
                 .await
             }
             (None, Some(command)) => {
-                let proxy = Proxy::start(command)?;
-                let said = proxy.said();
+                let (proxy, said) = Proxy::start(command)?;
                 let opened = session::open(proxy, hop, &keys, algorithms, limits).await;
-                opened.map_err(|reason| with_hint(reason, said.get()))
+                match opened {
+                    Err(reason) => Err(with_hint(reason, said.get().await)),
+                    opened => opened,
+                }
             }
             (None, None) => {
                 session::open(

@@ -16,6 +16,7 @@ use tokio::io::{
 };
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::{Child, ChildStdin, ChildStdout};
+use tokio::task::JoinHandle;
 
 use super::error::Reason;
 use super::session::{Session, WINDOW};
@@ -157,21 +158,27 @@ pub(super) struct Proxy {
     child: Child,
     input: ChildStdin,
     output: ChildStdout,
-    said: LastWords,
 }
 
 /// The last line that a program wrote to stderr.
-#[derive(Debug, Clone, Default)]
-pub(super) struct LastWords(Arc<Mutex<String>>);
+pub(super) struct LastWords {
+    text: Arc<Mutex<String>>,
+    heard: JoinHandle<()>,
+}
 
 impl LastWords {
-    pub(super) fn get(&self) -> String {
-        self.0.lock().map(|text| text.clone()).unwrap_or_default()
+    /// For a program that is ended: what it said may still be on its way, unless something that it started holds its stderr.
+    pub(super) async fn get(self) -> String {
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.heard).await;
+        self.text
+            .lock()
+            .map(|text| text.clone())
+            .unwrap_or_default()
     }
 }
 
 impl Proxy {
-    pub(super) fn start(command: &str) -> Result<Self, Reason> {
+    pub(super) fn start(command: &str) -> Result<(Self, LastWords), Reason> {
         let spawn = |source| Reason::ProxySpawn {
             command: command.to_owned(),
             source,
@@ -191,23 +198,19 @@ impl Proxy {
         let input = child.stdin.take().ok_or_else(lost)?;
         let output = child.stdout.take().ok_or_else(lost)?;
         let errors = child.stderr.take().ok_or_else(lost)?;
-        let said = LastWords::default();
-        tokio::spawn(listen(errors, said.clone()));
-        Ok(Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let heard = tokio::spawn(listen(errors, Arc::clone(&text)));
+        let proxy = Self {
             child,
             input,
             output,
-            said,
-        })
-    }
-
-    pub(super) fn said(&self) -> LastWords {
-        self.said.clone()
+        };
+        Ok((proxy, LastWords { text, heard }))
     }
 }
 
 /// Keeps the last line; what is longer than a line of text is cut.
-async fn listen(errors: tokio::process::ChildStderr, said: LastWords) {
+async fn listen(errors: tokio::process::ChildStderr, said: Arc<Mutex<String>>) {
     const LINE: u64 = 4096;
     let mut reader = BufReader::new(errors);
     let mut line = Vec::new();
@@ -223,7 +226,7 @@ async fn listen(errors: tokio::process::ChildStderr, said: LastWords) {
                     .chars()
                     .filter(|c| !c.is_control())
                     .collect();
-                if let Ok(mut last) = said.0.lock()
+                if let Ok(mut last) = said.lock()
                     && !text.is_empty()
                 {
                     *last = text;

@@ -100,16 +100,18 @@ pub enum Reason {
     KnownHosts { path: PathBuf, source: io::Error },
     #[error(
         "the host {host} is not known; it shows the key {fingerprint} ({algorithm}){note}\n    \
-         compare that with the host's own `ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub`, then either connect once with ssh, \
+         compare that with the host's own `ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub`, then either connect once with `{ssh}`, \
          or give the key as `ssh.host_key` in orch.yaml:\n    host_key: {key}"
     )]
     UnknownHost {
         host: String,
-        algorithm: String,
+        algorithm: Box<str>,
         fingerprint: String,
         /// The key in OpenSSH's one-line format, to be recorded once it was compared.
         key: String,
-        note: String,
+        note: Box<str>,
+        /// The command that asks about the key.
+        ssh: Box<str>,
     },
     #[error(
         "THE HOST KEY OF {host} HAS CHANGED: it shows {fingerprint} ({algorithm}), expected was {expected}\n    \

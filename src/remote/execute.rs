@@ -19,6 +19,8 @@ const STDERR: u32 = 1;
 const AFTER_EXIT: Duration = Duration::from_secs(5);
 /// Lines of output that an error shows.
 const TAIL: usize = 20;
+/// Characters of each.
+const TAIL_LINE: usize = 500;
 
 impl Connection {
     /// Runs a command to its end and keeps the beginning of its output.
@@ -201,7 +203,7 @@ fn name_of(signal: &Sig) -> String {
     }
 }
 
-/// The last lines of an output, as an error shows them.
+/// The last lines of an output, as an error shows them: without what a terminal would act on.
 fn tail(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let mut last: VecDeque<&str> = VecDeque::new();
@@ -211,5 +213,13 @@ fn tail(output: &[u8]) -> String {
         }
         last.push_back(line);
     }
-    last.iter().map(|line| format!("\n    {line}")).collect()
+    let shown = last.iter().map(|line| {
+        let line: String = line
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(TAIL_LINE)
+            .collect();
+        format!("\n    {line}")
+    });
+    shown.collect()
 }

@@ -18,6 +18,7 @@ use super::target::Hop;
 /// What is known of one host's keys.
 #[derive(Debug, Clone)]
 pub(super) struct HostKeys {
+    ssh: String,
     /// The name under which it is listed, which is also what people call it.
     name: String,
     pin: Option<HostKeyPin>,
@@ -36,6 +37,7 @@ impl HostKeys {
             None => name_with_port(&hop.host, hop.port),
         };
         let mut keys = Self {
+            ssh: hop.ssh.clone(),
             pin: hop.pin.clone(),
             entries: Vec::new(),
             portless: Vec::new(),
@@ -169,9 +171,13 @@ impl HostKeys {
                 )
             });
             let expected = expected.collect::<Vec<_>>().join(" or ");
+            let remedy = known
+                .iter()
+                .map(|entry| entry.place.removal(&self.name))
+                .collect::<BTreeSet<_>>();
             let remedy = format!(
-                "remove the old one: ssh-keygen -R {} -f FILE",
-                super::shell::word(&self.name)
+                "remove the old one: {}",
+                remedy.into_iter().collect::<Vec<_>>().join("; ")
             );
             return Err(self.changed(shown, expected, remedy));
         }
@@ -208,10 +214,11 @@ impl HostKeys {
         key.set_comment("");
         Reason::UnknownHost {
             host: self.name.clone(),
-            algorithm: shown.algorithm().to_string(),
+            algorithm: shown.algorithm().to_string().into(),
             fingerprint: fingerprint(shown),
             key: key.to_openssh().unwrap_or_default().trim_end().to_owned(),
-            note,
+            note: note.into(),
+            ssh: self.ssh.as_str().into(),
         }
     }
 }

@@ -13,6 +13,7 @@ fn key(text: &str) -> PublicKey {
 
 fn hop(port: u16) -> Hop {
     Hop {
+        ssh: "ssh -- one".into(),
         host: "one".into(),
         port,
         user: "me".into(),

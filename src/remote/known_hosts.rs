@@ -12,6 +12,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use russh::keys::PublicKey;
 use sha1::Sha1;
 
+use super::shell;
+
 /// What a line says of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Marker {
@@ -33,6 +35,14 @@ pub(super) struct Entry {
 pub(super) struct Place {
     file: Arc<PathBuf>,
     line: usize,
+}
+
+impl Place {
+    /// The command that removes a host from this list.
+    pub(super) fn removal(&self, name: &str) -> String {
+        let file = self.file.to_string_lossy();
+        shell::words(["ssh-keygen", "-R", name, "-f", &file])
+    }
 }
 
 impl fmt::Display for Place {

@@ -16,6 +16,7 @@ mod host_key_pin;
 mod host_keys;
 mod identities;
 mod known_hosts;
+mod leash;
 mod lines;
 mod private_files;
 mod privilege;

@@ -2,7 +2,6 @@
 //!
 //! `StrictHostKeyChecking` is not asked: host keys are always verified, and no list of known hosts is ever written.
 
-use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -134,22 +133,8 @@ impl Resolver<'_> {
             }
             return Ok(self.defaults(asked, is_node));
         };
-        let mut arguments: Vec<OsString> = vec!["-G".into()];
-        let mut option = |flag: &str, value: OsString| arguments.extend([flag.into(), value]);
-        if let Some(file) = &self.wanted.ssh_config {
-            option("-F", file.into());
-        }
-        if let Some(port) = asked.port {
-            option("-p", port.to_string().into());
-        }
-        if let Some(user) = &asked.user {
-            option("-l", user.into());
-        }
-        if let Some(jump) = &asked.jump {
-            option("-J", jump.into());
-        }
-        arguments.extend(["--".into(), OsString::from(&asked.host)]);
-        let program = Program::new(ssh).args(arguments);
+        let arguments = self.ssh_arguments(asked);
+        let program = Program::new(ssh).args(["-G"]).args(arguments);
         // `Match exec` runs whatever it likes, and names may be looked up.
         let printed = tokio::time::timeout(PATIENCE, program.output()).await;
         let printed = printed.map_err(|_| Reason::Silent {
@@ -157,6 +142,26 @@ impl Resolver<'_> {
             after: PATIENCE,
         })?;
         Ok(ssh_config::parse(&printed.map_err(Reason::Resolve)?))
+    }
+
+    /// The host as ssh's command line has it.
+    fn ssh_arguments(&self, asked: &Asked) -> Vec<String> {
+        let mut arguments = Vec::new();
+        let mut option = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
+        if let Some(file) = &self.wanted.ssh_config {
+            option("-F", file.display().to_string());
+        }
+        if let Some(port) = asked.port {
+            option("-p", port.to_string());
+        }
+        if let Some(user) = &asked.user {
+            option("-l", user.clone());
+        }
+        if let Some(jump) = &asked.jump {
+            option("-J", jump.clone());
+        }
+        arguments.extend(["--".into(), asked.host.clone()]);
+        arguments
     }
 
     /// What ssh does without any configuration.
@@ -275,6 +280,9 @@ impl Resolver<'_> {
             })?),
         };
         Ok(Hop {
+            ssh: Program::new("ssh")
+                .args(self.ssh_arguments(asked))
+                .pasteable(),
             pin: self.wanted.host_key.clone().filter(|_| is_node),
             identities_only: settings.identities_only || named,
             identities,

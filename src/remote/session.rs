@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::error::Reason;
 use super::host_keys::{HostKeys, fingerprint};
+use super::leash::{Leash, leash};
 use super::target::{Hop, Limits};
 
 /// Bytes that a peer may send ahead on a channel. Little, because there are many nodes with many channels.
@@ -26,6 +27,7 @@ const ALIVE_COUNT: usize = 3;
 pub(super) struct Session {
     pub(super) handle: client::Handle<Verifier>,
     pub(super) ended: Ended,
+    _leash: Leash,
 }
 
 /// Why a session ended, once it has.
@@ -80,6 +82,7 @@ where
         ended: ended.clone(),
         silence,
     };
+    let (leash, stream) = leash(stream);
     let handshake = client::connect_stream(config, stream, verifier);
     let silent = || Reason::Silent {
         what: format!("{hop} did not finish SSH's handshake"),
@@ -87,7 +90,11 @@ where
     };
     match tokio::time::timeout(limits.handshake, handshake).await {
         Err(_) => Err(silent()),
-        Ok(Ok(handle)) => Ok(Session { handle, ended }),
+        Ok(Ok(handle)) => Ok(Session {
+            handle,
+            ended,
+            _leash: leash,
+        }),
         Ok(Err(Refusal::HostKey(reason))) => Err(*reason),
         Ok(Err(Refusal::Ssh(source))) => Err(Reason::Handshake {
             host: hop.to_string(),

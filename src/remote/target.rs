@@ -65,6 +65,8 @@ impl Target {
 /// One SSH server on the way.
 #[derive(Debug, Clone)]
 pub(super) struct Hop {
+    /// How ssh is told to go there, to be pasted.
+    pub(super) ssh: String,
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) user: String,

@@ -78,7 +78,12 @@ impl Connection {
             Exit::Status(WRONG_SUM) => Err(self.error(Reason::WrongSum {
                 path: remote.to_owned(),
                 expected: sha256,
-                actual: written.text().chars().take(64).collect(),
+                actual: written
+                    .text()
+                    .chars()
+                    .filter(char::is_ascii_hexdigit)
+                    .take(64)
+                    .collect(),
             })),
             _ => Err(self.failed(&write, &written)),
         }

@@ -57,6 +57,12 @@ async fn an_unknown_host_is_refused_with_its_fingerprint_and_the_next_step() {
         text.contains(&format!("host_key: {}", public_key(&server, "ed25519"))),
         "{text}"
     );
+    let ssh = format!(
+        "`ssh -F {} -p {} -l root -- 127.0.0.1`",
+        server.path("ssh_config").display(),
+        server.port
+    );
+    assert!(text.contains(&ssh), "{text}");
     assert!(matches!(reason, Reason::UnknownHost { .. }), "{text}");
     assert_eq!(server.text("known_hosts"), "", "nothing is written");
     assert!(!server.path("home/.ssh").exists());
@@ -73,6 +79,12 @@ async fn a_changed_key_is_another_and_louder_error() {
     let text = reason.to_string();
     assert!(text.contains("HAS CHANGED"), "{text}");
     assert!(text.contains("known_hosts:1"), "{text}");
+    let remedy = format!(
+        "ssh-keygen -R '[127.0.0.1]:{}' -f {}",
+        server.port,
+        server.path("known_hosts").display()
+    );
+    assert!(text.contains(&remedy), "{text}");
     assert!(text.contains(&fingerprint(&server, "ed25519")), "{text}");
 }
 

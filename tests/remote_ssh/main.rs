@@ -6,6 +6,7 @@
 mod commands;
 mod files;
 mod host_keys;
+mod hostile;
 mod login;
 mod network;
 mod privilege;

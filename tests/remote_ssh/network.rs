@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, TcpListener};
+use std::path::Path;
 use std::time::Duration;
 
 use orch::remote::{Command, Limits, Reason, Wanted, connect, resolve_in};
@@ -252,6 +253,21 @@ async fn only_addresses_of_the_family_in_the_configuration_are_dialled() {
     assert!(matches!(*error.reason, Reason::Lookup { .. }), "{error}");
 }
 
+/// Whether the process whose id is in this file runs.
+fn is_running(mark: &Path) -> bool {
+    let id = fs::read_to_string(mark).unwrap();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", id.trim()));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+async fn until_ended(mark: &Path) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while is_running(mark) {
+        assert!(std::time::Instant::now() < deadline, "it still runs");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_proxy_command_is_the_connection_and_ends_with_it() {
     let server = Server::start("");
@@ -268,18 +284,23 @@ async fn a_proxy_command_is_the_connection_and_ends_with_it() {
     server.configure(&format!("ProxyCommand {folder}/proxy %h %p"));
     let connection = server.connect().await;
     connection.succeed(&Command::new("true")).await.unwrap();
-    let id = fs::read_to_string(&mark).unwrap();
-    let running = || {
-        fs::read_to_string(format!("/proc/{}/stat", id.trim()))
-            .is_ok_and(|stat| !stat.contains(") Z "))
-    };
-    assert!(running());
+    assert!(is_running(&mark));
     drop(connection);
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while running() {
-        assert!(std::time::Instant::now() < deadline, "it still runs");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until_ended(&mark).await;
+
+    // One that leads nowhere ends with the attempt.
+    server.configure(&format!(
+        "ProxyCommand sh -c 'echo $$ > {}; exec sleep 1000'",
+        mark.display()
+    ));
+    let target = server.resolve(&server.wanted()).await;
+    let limits = Limits {
+        handshake: Duration::from_secs(2),
+        ..Limits::default()
+    };
+    let error = connect(&target, &limits).await.unwrap_err();
+    assert!(matches!(*error.reason, Reason::Silent { .. }), "{error}");
+    until_ended(&mark).await;
 
     server.configure("ProxyCommand sh -c 'echo the gate is shut >&2; exit 1'");
     let error = server.try_connect(&server.wanted()).await.unwrap_err();
