@@ -256,6 +256,13 @@ impl Cluster {
         .unwrap()
     }
 
+    /// A program in the server's namespace.
+    pub(crate) fn in_server(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.server_namespace, program]);
+        command
+    }
+
     pub(crate) fn connect(&self) -> std::io::Result<TcpStream> {
         let address = self.socket();
         self.in_agent(move || TcpStream::connect_timeout(&address, Duration::from_secs(5)))
