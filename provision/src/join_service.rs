@@ -21,6 +21,7 @@ use orch_contract::{
     JOIN_SCHEMA, JoinGrant, JoinRefusal, JoinResponse, NodeConfig, NodeName, RefusalReason,
 };
 use orch_ssh::server::{Audit, AuditEvent, AuditKind, Grantor};
+use tokio::sync::Semaphore;
 
 pub(crate) use self::audit::JournalAudit;
 use self::cluster::{ClusterTokens, describe};
@@ -33,6 +34,11 @@ use crate::system::Commands;
 /// How often the tokens that are out are looked after. A node takes seconds to join, and each look is a
 /// process of K3s's size.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Each mint is two or three commands of K3s, which are done one after the other on a small server.
+const CONCURRENT_MINTS: usize = 2;
+/// Well before the peer gives up: a token that nobody waits for any more is made in vain, and the more
+/// so the more nodes ask at once.
+const LONGEST_QUEUE: Duration = Duration::from_secs(15);
 
 /// Mints tokens with K3s's own command, and deletes them.
 pub(crate) struct TokenMint<C> {
@@ -44,6 +50,7 @@ pub(crate) struct TokenMint<C> {
     /// left one behind.
     outstanding: Mutex<Option<Outstanding>>,
     asking: Mutex<HashSet<NodeName>>,
+    turns: Arc<Semaphore>,
 }
 
 impl<C: Commands + 'static> TokenMint<C> {
@@ -60,6 +67,7 @@ impl<C: Commands + 'static> TokenMint<C> {
             audit,
             outstanding: Mutex::new(None),
             asking: Mutex::default(),
+            turns: Arc::new(Semaphore::new(CONCURRENT_MINTS)),
         }
     }
 
@@ -217,15 +225,25 @@ pub(crate) struct SharedMint<C>(pub(crate) Arc<TokenMint<C>>);
 #[async_trait]
 impl<C: Commands + 'static> Grantor for SharedMint<C> {
     async fn grant(&self, node: &NodeName) -> JoinResponse {
+        let not_ready = |problem: String| {
+            JoinResponse::Refused(JoinRefusal::new(RefusalReason::NotReady, problem))
+        };
+        let turns = Arc::clone(&self.0.turns).acquire_owned();
+        let Ok(Ok(turn)) = tokio::time::timeout(LONGEST_QUEUE, turns).await else {
+            return not_ready("too many nodes ask at once".to_owned());
+        };
         let (mint, asked) = (Arc::clone(&self.0), node.clone());
         // A peer that hangs up ends its connection, not the mint: a token that was made is known.
-        let minted = tokio::spawn(async move { mint.mint(&asked).await }).await;
-        let problem = match minted {
-            Ok(Ok(grant)) => return JoinResponse::Granted(grant),
-            Ok(Err(problem)) => problem,
-            Err(error) => error.to_string(),
-        };
-        JoinResponse::Refused(JoinRefusal::new(RefusalReason::NotReady, problem))
+        let minted = tokio::spawn(async move {
+            let minted = mint.mint(&asked).await;
+            drop(turn);
+            minted
+        });
+        match minted.await {
+            Ok(Ok(grant)) => JoinResponse::Granted(grant),
+            Ok(Err(problem)) => not_ready(problem),
+            Err(error) => not_ready(error.to_string()),
+        }
     }
 }
 

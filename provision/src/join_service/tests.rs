@@ -221,6 +221,21 @@ async fn no_secret_is_in_an_argument_or_an_event() {
     assert!(!told.contains("topsecret"), "{told}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_would_wait_too_long_is_told_to_ask_again() {
+    let Scene { mint, .. } = Scene::new();
+    let mint = Arc::new(mint);
+    let all = u32::try_from(CONCURRENT_MINTS).unwrap();
+    let busy = Arc::clone(&mint.turns).acquire_many_owned(all).await;
+    let shared = SharedMint(Arc::clone(&mint));
+    let JoinResponse::Refused(refusal) = shared.grant(&"agent".parse().unwrap()).await else {
+        panic!("nobody had a turn to give");
+    };
+    assert_eq!(refusal.reason, RefusalReason::NotReady);
+    assert_eq!(mint.cluster.commands.asked(), []);
+    drop(busy);
+}
+
 #[tokio::test]
 async fn a_k3s_that_is_not_up_is_not_asked() {
     let scene = Scene::new();

@@ -5,8 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::support::{Cluster, PORT, STRANGER, block_on};
-use orch_contract::RefusalReason;
-use orch_ssh::client::{JoinError, Server};
+use orch_contract::{NodeName, RefusalReason};
+use orch_ssh::client::{JoinError, Server, request_join};
+use orch_ssh::keys::ensure_cluster_keys;
 
 #[test]
 fn idle_and_greedy_peers_do_not_keep_others_out() {
@@ -74,6 +75,57 @@ fn a_peer_that_sends_a_byte_now_and_then_is_cut_off() {
     cluster.until("audited", || {
         cluster.log().contains(r#""audit":"unauthenticated""#)
     });
+    cluster.ask("agent").unwrap();
+}
+
+/// All behind one address, as agents behind a gateway are: far more than it has places for.
+#[test]
+fn a_hundred_agents_that_ask_at_once_are_all_served() {
+    let cluster = Cluster::start();
+    let nodes: Vec<NodeName> = (0..100)
+        .map(|number| format!("agent-{number}").parse().unwrap())
+        .collect();
+    ensure_cluster_keys(&cluster.keys, &nodes).unwrap();
+    let agents: Vec<_> = nodes
+        .iter()
+        .map(|node| (cluster.server_for(node.as_str()), node.clone()))
+        .collect();
+    let granted = cluster.in_agent(move || {
+        block_on(async {
+            let mut asking = tokio::task::JoinSet::new();
+            for (server, node) in agents {
+                asking.spawn(async move {
+                    loop {
+                        match request_join(&server, &node).await {
+                            Ok(grant) => return grant,
+                            Err(error) => assert!(error.is_transient(), "{error:?}"),
+                        }
+                        tokio::time::sleep(Duration::from_millis(500)).await;
+                    }
+                });
+            }
+            asking.join_all().await
+        })
+    });
+    let out = cluster.tokens();
+    assert_eq!(out.lines().count(), nodes.len(), "{out}");
+    for grant in granted {
+        assert!(out.contains(grant.token.id().unwrap()), "{}", grant.node);
+    }
+}
+
+#[test]
+fn a_node_that_asks_nothing_is_cut_off() {
+    let cluster = Cluster::start();
+    let mut ssh = cluster
+        .ssh_command("agent", &[], &["orch-join"])
+        .spawn()
+        .unwrap();
+    // Open, and nothing comes: `timeout` would end it with 124.
+    let input = ssh.stdin.take();
+    let ended = ssh.wait().unwrap();
+    assert_eq!(ended.code(), Some(255), "{}", cluster.log());
+    drop(input);
     cluster.ask("agent").unwrap();
 }
 

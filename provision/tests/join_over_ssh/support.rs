@@ -30,11 +30,13 @@ case "$*" in
   'token create'*)
     id=$(printf 'a%05d' "$(($$ % 100000))")
     for description; do :; done
-    printf 'bootstrap-token-%s\t2999-01-01T00:00:00Z\t%s\n' "$id" "$description" >> tokens
+    printf 'bootstrap-token-%s\t2999-01-01T00:00:00Z\t%s\n' "$id" "$description" |
+      flock tokens.lock tee -a tokens > /dev/null
     printf 'K10%064d::%s.secret%010d\n' 7 "$id" "$$" | tee -a minted ;;
   *'delete secret'*)
     for secret; do
-      grep -v "^$secret	" tokens > tokens.new; mv tokens.new tokens
+      grep -q "^$secret	" tokens || continue
+      flock tokens.lock sh -c "grep -v '^$secret	' tokens > tokens.new; mv tokens.new tokens"
     done ;;
   *'get secrets'*) cat tokens ;;
   *'get leases'*) cat leases ;;
