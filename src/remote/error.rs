@@ -96,7 +96,7 @@ pub enum Reason {
         source: Box<russh::Error>,
     },
 
-    #[error("cannot read the list of known hosts {}", path.display())]
+    #[error("cannot read the list of host keys {}", path.display())]
     KnownHosts { path: PathBuf, source: io::Error },
     #[error(
         "the host {host} is not known; it shows the key {fingerprint} ({algorithm}){note}\n    \

@@ -52,7 +52,7 @@ impl HostKeys {
                 path: path.clone(),
                 source,
             })?;
-            keys.revoke(&text, path);
+            keys.revoke(&text, path)?;
         }
         if keys.pin.is_some() {
             return Ok(keys);
@@ -83,12 +83,19 @@ impl HostKeys {
         }
     }
 
-    fn revoke(&mut self, text: &str, path: &Path) {
-        let keys = text
-            .lines()
-            .filter_map(|line| PublicKey::from_openssh(line.trim()).ok());
-        self.revoked
-            .extend(keys.map(|key| (key, path.display().to_string())));
+    /// A line that cannot be read might be the one that counts.
+    fn revoke(&mut self, text: &str, path: &Path) -> Result<(), Reason> {
+        for (line, number) in text.lines().map(str::trim).zip(1..) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let key = PublicKey::from_openssh(line).map_err(|_| Reason::KnownHosts {
+                path: path.to_owned(),
+                source: io::Error::other(format!("line {number} is no public key")),
+            })?;
+            self.revoked.push((key, path.display().to_string()));
+        }
+        Ok(())
     }
 
     /// The kinds of keys to ask for, those first that are known: a host has several, and shows the first that is asked for.

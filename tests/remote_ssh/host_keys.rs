@@ -108,6 +108,22 @@ async fn a_revoked_key_is_refused_though_it_is_known() {
     ));
     let reason = refusal(&server, &server.wanted()).await;
     assert!(matches!(reason, Reason::RevokedHostKey { .. }), "{reason}");
+
+    // A list that says nothing of what it means lets nobody in.
+    fs::write(server.path("revoked"), "nonsense\n").unwrap();
+    let reason = refusal(&server, &server.wanted()).await;
+    assert!(matches!(reason, Reason::KnownHosts { .. }), "{reason}");
+    fs::remove_file(server.path("revoked")).unwrap();
+    let reason = refusal(&server, &server.wanted()).await;
+    assert!(matches!(reason, Reason::KnownHosts { .. }), "{reason}");
+
+    // A list that does not say what it means lets nobody in.
+    fs::write(server.path("revoked"), "nonsense\n").unwrap();
+    let reason = refusal(&server, &server.wanted()).await;
+    assert!(matches!(reason, Reason::KnownHosts { .. }), "{reason}");
+    fs::remove_file(server.path("revoked")).unwrap();
+    let reason = refusal(&server, &server.wanted()).await;
+    assert!(matches!(reason, Reason::KnownHosts { .. }), "{reason}");
 }
 
 #[tokio::test]

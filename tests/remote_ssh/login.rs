@@ -146,6 +146,14 @@ async fn the_agents_keys_log_in() {
         .unwrap()
         .close()
         .await;
+    // A key file that no shell has seen the name of.
+    fs::create_dir(server.path("home/.ssh")).unwrap();
+    fs::copy(server.path("rsa"), server.path("home/.ssh/mine")).unwrap();
+    let wanted = Wanted {
+        identity: Some("~/.ssh/mine".into()),
+        ..server.wanted()
+    };
+    server.try_connect(&wanted).await.unwrap().close().await;
     // The same through the configuration, and not where it says none.
     server.configure(&format!("IdentityAgent {}", agent.socket.display()));
     server.connect().await.close().await;

@@ -1,7 +1,8 @@
 //! The way to a node: jump hosts, IPv6, several addresses, programs that are connections, and dead ends.
 
 use std::fs;
-use std::net::{IpAddr, TcpListener};
+use std::io::Write;
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -330,17 +331,51 @@ async fn what_is_no_ssh_server_is_told_from_one_that_is_silent() {
     let error = connect(&target, &limits).await.unwrap_err();
     assert!(matches!(*error.reason, Reason::Silent { .. }), "{error}");
 
-    let answering = std::thread::spawn(move || {
-        use std::io::Write;
-        // The first of them is the silent connection.
-        for _ in 0..2 {
-            let (mut stream, _) = listener.accept().unwrap();
-            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    // For as long as the tests run: it is asked several times.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            // The first of them is the silent connection, whose other end is gone.
+            let _ = stream
+                .unwrap()
+                .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
         }
     });
     let error = connect(&target, &Limits::default()).await.unwrap_err();
     assert!(matches!(*error.reason, Reason::Handshake { .. }), "{error}");
-    answering.join().unwrap();
+}
+
+/// As sshd does it when too many come at once.
+#[tokio::test]
+async fn a_server_that_turns_some_away_is_asked_again() {
+    let server = Server::start("");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy = listener.local_addr().unwrap();
+    let real = (server.address, server.port);
+    let between = std::thread::spawn(move || {
+        for _ in 0..3 {
+            let (mut turned_away, _) = listener.accept().unwrap();
+            turned_away.write_all(b"Exceeded MaxStartups\r\n").unwrap();
+        }
+        let (client, _) = listener.accept().unwrap();
+        let server = TcpStream::connect(real).unwrap();
+        let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+        // Until one of them closes.
+        let _ = std::io::copy(&mut &server, &mut &client);
+    });
+    let name = format!("[127.0.0.1]:{}", server.port);
+    let known = server
+        .known_line("ed25519")
+        .replace(&name, &format!("[127.0.0.1]:{}", busy.port()));
+    fs::write(server.path("known_hosts"), known).unwrap();
+    let wanted = Wanted {
+        port: Some(busy.port()),
+        ..server.wanted()
+    };
+    let connection = server.try_connect(&wanted).await.unwrap();
+    connection.succeed(&Command::new("true")).await.unwrap();
+    connection.close().await;
+    between.join().unwrap();
 }
 
 #[tokio::test]
