@@ -191,6 +191,22 @@ fn both_families_are_served_and_told_apart() {
     assert!(output.status.success(), "{output:?}");
 }
 
+/// As in most containers.
+#[test]
+fn a_server_whose_ipv6_is_switched_off_serves_ipv4() {
+    let mut cluster = Cluster::start();
+    let switched = cluster
+        .in_server("sysctl")
+        .args(["--write", "net.ipv6.conf.all.disable_ipv6=1"])
+        .output()
+        .unwrap();
+    assert!(switched.status.success(), "{switched:?}");
+    cluster.restart_service();
+    cluster.ask("agent").unwrap();
+    let log = cluster.log();
+    assert!(log.contains(r#""peer":"10.231.7.2:"#), "{log}");
+}
+
 fn connect_as_stranger(cluster: &Cluster) -> TcpStream {
     let address = cluster.socket();
     let stream = cluster.in_agent(move || {
