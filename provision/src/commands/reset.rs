@@ -89,3 +89,6 @@ async fn remove(
     let outcome = runner.finish(result.is_err());
     result.map(|()| outcome)
 }
+
+#[cfg(test)]
+mod tests;

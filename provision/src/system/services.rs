@@ -97,12 +97,15 @@ impl Services for Systemd<'_> {
     }
 
     async fn stop(&self, unit: &str) -> Result<(), CommandError> {
-        if self.state(unit).await?.enabled.is_empty() {
-            return Ok(());
+        let state = self.state(unit).await?;
+        if !state.enabled.is_empty() {
+            let invocation = Invocation::new("systemctl", ["disable", "--now", unit])
+                .timeout(Duration::from_secs(120));
+            self.commands.run_ok(&invocation).await?;
         }
-        let invocation = Invocation::new("systemctl", ["disable", "--now", unit])
-            .timeout(Duration::from_secs(120));
-        self.commands.run_ok(&invocation).await.map(|_| ())
+        // A unit that failed is remembered as such, even when its file is gone.
+        let forget = Invocation::new("systemctl", ["reset-failed", unit]);
+        self.commands.run(&forget).await.map(|_| ())
     }
 
     async fn state(&self, unit: &str) -> Result<UnitState, CommandError> {
@@ -290,7 +293,8 @@ mod tests {
             0,
             "ActiveState=inactive\nUnitFileState=\n",
         );
+        commands.answer("systemctl reset-failed k3s.service", 1, "");
         Systemd::new(&commands).stop("k3s.service").await.unwrap();
-        assert_eq!(commands.asked().len(), 1);
+        assert_eq!(commands.asked().len(), 2);
     }
 }

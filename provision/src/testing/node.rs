@@ -329,6 +329,12 @@ impl Commands for Node {
                 let mut units = self.units.lock().unwrap();
                 units.entry((*unit).to_owned()).or_default().is_active = true;
             }
+            ("umount", ["-l", point]) => {
+                let mounts = files.text("/proc/self/mountinfo").unwrap_or_default();
+                let left = mounts.lines().filter(|line| !line.contains(point));
+                let left: String = left.map(|line| format!("{line}\n")).collect();
+                files.put("/proc/self/mountinfo", &left, 0o444);
+            }
             ("exportfs" | "modprobe", _) => {}
             ("install", ["-d", "-m", "0700", "-o", user, "-g", group, path]) => {
                 let mut owners = self.owners.lock().unwrap();
@@ -403,6 +409,9 @@ impl Services for Node {
 
     async fn stop(&self, unit: &str) -> Result<(), CommandError> {
         self.done.lock().unwrap().push(format!("stop {unit}"));
+        if unit.ends_with(".mount") {
+            self.machine.files.put("/proc/self/mountinfo", "", 0o444);
+        }
         self.units.lock().unwrap().remove(unit);
         Ok(())
     }
