@@ -42,9 +42,7 @@ impl Environment {
             ssh: find_program("ssh"),
         }
     }
-}
 
-impl Environment {
     /// A path of orch.yaml, which no shell has seen.
     pub(super) fn at_home(&self, path: &Path) -> PathBuf {
         match (path.strip_prefix("~"), &self.home) {
@@ -196,7 +194,7 @@ impl Resolver<'_> {
     }
 }
 
-/// What must never reach ssh's command line or a prompt as it is.
+/// What must never reach ssh's command line, a ProxyCommand's shell or a prompt as it is. OpenSSH refuses the same.
 fn plausible(what: &'static str, value: &str) -> Result<(), Reason> {
     let why = if value.is_empty() {
         "it is empty"
@@ -204,6 +202,10 @@ fn plausible(what: &'static str, value: &str) -> Result<(), Reason> {
         "it begins with a dash"
     } else if value.chars().any(|c| c.is_control() || c.is_whitespace()) {
         "it has white space or control characters in it"
+    } else if value.contains([
+        '\'', '"', '`', '$', '\\', ';', '&', '<', '>', '|', '(', ')', '{', '}',
+    ]) {
+        "it has characters in it that a shell would act on"
     } else {
         return Ok(());
     };
@@ -219,8 +221,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn names_that_ssh_would_read_as_options_are_refused() {
-        for host in ["", "-oProxyCommand=id", "a b", "a\nb"] {
+    async fn names_that_ssh_or_a_shell_would_act_on_are_refused() {
+        for host in [
+            "",
+            "-oProxyCommand=id",
+            "a b",
+            "a\nb",
+            "a;id",
+            "$(id)",
+            "a`id`",
+        ] {
             let wanted = Wanted {
                 name: "n".into(),
                 host: host.into(),

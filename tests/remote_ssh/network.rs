@@ -240,6 +240,34 @@ fn a_machine_that_vanishes_ends_the_stream() {
     });
 }
 
+#[test]
+fn a_machine_that_vanishes_ends_what_it_is_sent() {
+    let mut network = Network::new();
+    let (here, far) = (network.add("here"), network.add("node"));
+    network.join("wire", (&here, "10.77.5.1/24"), (&far, "10.77.5.2/24"));
+    let server = Server::start_at("10.77.5.2".parse().unwrap(), Some(&far), "");
+    let limits = Limits {
+        alive_interval: Duration::from_secs(1),
+        ..Limits::default()
+    };
+    block_on_inside(&here, async {
+        let target = server.resolve(&server.wanted()).await;
+        let connection = connect(&target, &limits).await.unwrap();
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        // More than a link takes in before it is cut, and a word when it is under way.
+        let taking = Command::new("head -c 1000000 >/dev/null; echo; cat >/dev/null")
+            .input(vec![7; 1_000_000_000]);
+        let stream = connection.stream(&taking, |_, _| sender.send(()).unwrap());
+        let pulling = async {
+            receiver.recv().await.unwrap();
+            run(&["ip", "-n", &far, "link", "set", "wire", "down"]);
+        };
+        let (result, ()) = tokio::join!(stream, pulling);
+        let error = result.unwrap_err();
+        assert!(matches!(*error.reason, Reason::Ended { .. }), "{error}");
+    });
+}
+
 #[tokio::test]
 async fn loopback_over_ipv6() {
     let server = Server::start_at("::1".parse().unwrap(), None, "");

@@ -1,8 +1,12 @@
 //! Root's rights: real users, real sudo.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use orch::remote::{Command, Connection, Privilege, Reason, SudoPassword, Wanted};
+use orch::files::sha256_of;
+use orch::remote::{
+    Command, Connection, PrivateFile, Privilege, Reason, SudoPassword, Uploaded, Wanted,
+};
 use zeroize::Zeroizing;
 
 use crate::support::{Server, User};
@@ -82,6 +86,59 @@ async fn sudo_with_a_password_leaves_the_input_to_the_command() {
     assert_eq!(who(&connection, &privilege).await, "root\nthe input");
     user.may("NOPASSWD: ALL");
     assert_eq!(who(&connection, &privilege).await, "root\nthe input");
+}
+
+#[tokio::test]
+async fn files_are_roots_own_whoever_logged_in() {
+    let (server, user) = (Server::start(""), User::new(Some(PASSWORD)));
+    user.may("ALL");
+    let connection = connect_as(&server, &user).await;
+    let privilege = connection
+        .privilege(Some(&password(PASSWORD)))
+        .await
+        .unwrap();
+    // Nobody but root gets in here.
+    let folder = server.path("closed");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+    let local = server.path("local");
+    // With what looks like the end of a password in it.
+    let content = [
+        b"orch: the input begins\n\0\n".repeat(1000),
+        vec![0xff; 500_000],
+    ]
+    .concat();
+    fs::write(&local, &content).unwrap();
+    let sum = sha256_of(&local).unwrap();
+    let remote = folder.join("uploaded");
+    let upload = async || {
+        let path = remote.to_str().unwrap();
+        connection
+            .upload_if_changed(&privilege, &local, &sum, path, 0o755)
+            .await
+            .unwrap()
+    };
+    assert_eq!(upload().await, Uploaded::Written);
+    assert_eq!(upload().await, Uploaded::Unchanged);
+    // Equal, but another's, who could change it afterwards.
+    std::os::unix::fs::chown(&remote, Some(65534), Some(65534)).unwrap();
+    assert_eq!(upload().await, Uploaded::Written);
+    let file = PrivateFile {
+        name: "secret".into(),
+        content: Zeroizing::new(content.clone()),
+    };
+    connection
+        .write_private(&privilege, &[file], folder.to_str().unwrap())
+        .await
+        .unwrap();
+    for (path, mode) in [(&remote, 0o755), (&folder.join("secret"), 0o600)] {
+        let metadata = fs::metadata(path).unwrap();
+        assert_eq!(fs::read(path).unwrap(), content);
+        assert_eq!(
+            (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777),
+            (0, 0, mode)
+        );
+    }
 }
 
 #[tokio::test]
