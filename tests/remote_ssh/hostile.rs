@@ -215,10 +215,10 @@ async fn met(manner: Manner) -> (Connection, UnboundedReceiver<Vec<&'static str>
         ssh: Some("/usr/bin/ssh".into()),
     };
     let target = resolve_in(&wanted, &environment).await.unwrap();
-    let limits = Limits {
-        answer: Duration::from_secs(2),
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    if matches!(manner, Manner::Silent) {
+        limits.answer = Duration::from_secs(2);
+    }
     (connect(&target, &limits).await.unwrap(), receiver)
 }
 

@@ -206,7 +206,7 @@ fn a_machine_that_vanishes_ends_the_stream() {
     network.join("wire", (&here, "10.77.4.1/24"), (&far, "10.77.4.2/24"));
     let server = Server::start_at("10.77.4.2".parse().unwrap(), Some(&far), "");
     let limits = Limits {
-        alive_interval: Duration::from_secs(1),
+        alive_interval: Duration::from_secs(3),
         ..Limits::default()
     };
     block_on_inside(&here, async {
@@ -247,7 +247,7 @@ fn a_machine_that_vanishes_ends_what_it_is_sent() {
     network.join("wire", (&here, "10.77.5.1/24"), (&far, "10.77.5.2/24"));
     let server = Server::start_at("10.77.5.2".parse().unwrap(), Some(&far), "");
     let limits = Limits {
-        alive_interval: Duration::from_secs(1),
+        alive_interval: Duration::from_secs(3),
         ..Limits::default()
     };
     block_on_inside(&here, async {
@@ -324,7 +324,7 @@ async fn a_proxy_command_is_the_connection_and_ends_with_it() {
     ));
     let target = server.resolve(&server.wanted()).await;
     let limits = Limits {
-        handshake: Duration::from_secs(2),
+        handshake: Duration::from_secs(5),
         ..Limits::default()
     };
     let error = connect(&target, &limits).await.unwrap_err();
