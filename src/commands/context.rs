@@ -1,6 +1,9 @@
 //! What every command starts from: the description, the folders, the writer.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+
+use orch_contract::DEFAULT_API_PORT;
 
 use crate::config::{self, Config};
 use crate::machines::docker::ClusterResources;
@@ -45,6 +48,7 @@ impl Context {
             config::Provider::Virtualbox => Some(Provider::Virtualbox),
             config::Provider::Libvirt => Some(Provider::Libvirt),
             config::Provider::Docker => Some(Provider::Docker),
+            config::Provider::Ssh => Some(Provider::Ssh),
         }
     }
 
@@ -68,7 +72,15 @@ impl Context {
 
     /// Where this host reaches the API server.
     pub fn api_url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.config.ports.api)
+        let (host, port) = match (self.provider(), &self.config.k3s.endpoint) {
+            (Provider::Ssh, Some(endpoint)) => (endpoint.clone(), DEFAULT_API_PORT),
+            (Provider::Ssh, None) => {
+                let server = self.config.server().map(|node| node.address.value);
+                (server.map_or_else(String::new, in_url), DEFAULT_API_PORT)
+            }
+            _ => ("127.0.0.1".to_owned(), self.config.ports.api),
+        };
+        format!("https://{host}:{port}")
     }
 
     /// The namespace that the kubeconfig's context gets.
@@ -77,5 +89,13 @@ impl Context {
             .stacks
             .first()
             .map_or("default", |stack| &stack.namespace)
+    }
+}
+
+/// An address as URLs write it.
+fn in_url(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
     }
 }

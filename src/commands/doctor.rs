@@ -70,7 +70,7 @@ fn requirements(context: &Context, with_ports: bool) -> Vec<Requirement> {
             ),
             Requirement::VagrantLibvirt,
         ]),
-        Provider::Docker => {}
+        Provider::Docker | Provider::Ssh => {}
     }
     if with_ports {
         list.push(ports(context));

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use orch_contract::StorageKind;
+
 use super::{Context, doctor, manifests, publish};
 use crate::artifacts::{self, Artifacts, Source};
-use crate::config::{K3sSource, Role};
+use crate::config::{Config, K3sSource, Role, Share};
 use crate::exit::{Exit, WithExit as _};
 use crate::images::event::Reporter;
 use crate::images::lock::Lock;
@@ -52,7 +54,7 @@ pub(super) async fn acquire_artifacts(
 }
 
 /// Where the server node's API listens.
-const API_PORT: u16 = 6443;
+const API_PORT: u16 = orch_contract::DEFAULT_API_PORT;
 
 /// The key of `images.lock` under which K3s's checksums are kept: version, asset, sum.
 const LOCK_KEY: &str = "k3s";
@@ -98,7 +100,34 @@ fn mirror(context: &Context, provider: Provider) -> anyhow::Result<Option<String
         Provider::Virtualbox | Provider::Libvirt => config
             .gateway()
             .map(|address| format!("http://{address}:{}", config.ports.registry)),
+        Provider::Ssh => Some(ssh_mirror(config)?),
     })
+}
+
+/// Hosts elsewhere cannot reach the registry that stands in for Docker Hub on this computer, unless somebody says how.
+fn ssh_mirror(config: &Config) -> anyhow::Result<String> {
+    let mirror = config.registry.mirror.clone();
+    mirror.ok_or_else(|| anyhow::anyhow!("no credentials for Docker Hub, and the registry that stands in for it listens on this computer only"))
+        .exit(Exit::Input, "the hosts have nowhere to pull images from; log in to Docker Hub, or say in registry.mirror where they reach that registry")
+}
+
+/// Names and addresses of the API server beside the node's own.
+fn api_names(context: &Context, provider: Provider) -> Vec<String> {
+    match provider {
+        Provider::Ssh => context.config.k3s.endpoint.iter().cloned().collect(),
+        // This computer reaches the API through a port of its own.
+        _ => vec!["127.0.0.1".to_owned(), "localhost".to_owned()],
+    }
+}
+
+fn storage(config: &Config, provider: Provider) -> StorageKind {
+    match (config.storage.share, provider) {
+        _ if config.storage.class.is_some() => StorageKind::None,
+        (Some(Share::Nfs), _) => StorageKind::Nfs,
+        (Some(Share::Mounted), _) | (None, Provider::Docker) => StorageKind::Bind,
+        (Some(Share::None), _) => StorageKind::None,
+        (None, _) => StorageKind::Nfs,
+    }
 }
 
 /// The provisioner, built from the same sources: the one that `Scripts/orch` names, else the one beside orch.
@@ -158,20 +187,28 @@ pub(super) async fn prepare(
             .exit(Exit::Machine, "hashing K3s's assets")?,
         sha256: artifacts.sha256.clone(),
         mirror: mirror(context, provider)?,
-        subnet: config.network.subnet.value,
+        api_names: api_names(context, provider),
         volumes: if config.storage.class.is_some() {
             Vec::new()
         } else {
             manifests::volume_directories(context)?
         },
-        external_storage: config.storage.class.is_some(),
+        storage: storage(config, provider),
+        storage_clients: match config.subnet() {
+            Some(subnet) => vec![subnet.into()],
+            None => config
+                .nodes
+                .iter()
+                .map(|node| node.address.value.into())
+                .collect(),
+        },
         state: &context.project.state(),
         provisioner: provisioner()?,
     };
     let prepared = machines::prepare(&request)
         .await
         .exit(Exit::Machine, "preparing the machines")?;
-    if provider == Provider::Docker {
+    if let (Provider::Docker, Some(subnet)) = (provider, config.subnet()) {
         publish::node_image(context, Arc::clone(step) as Arc<dyn Reporter>).await?;
         let resources = context.resources();
         clear_strays(context, step).await?;
@@ -185,7 +222,7 @@ pub(super) async fn prepare(
             .map(|address| address.to_string())
             .unwrap_or_default();
         resources
-            .ensure(&config.network.subnet.value.to_string(), &gateway, &names)
+            .ensure(&subnet.to_string(), &gateway, &names)
             .await
             .exit(Exit::Machine, "making the cluster's network")?;
     }
@@ -211,6 +248,9 @@ pub(super) async fn clear_strays(context: &Context, step: &Step) -> anyhow::Resu
 /// Whether the machines that exist are those that orch.yaml describes, as far as nothing can change them afterwards.
 pub(super) async fn check_made_as(context: &Context) -> anyhow::Result<()> {
     let config = &context.config;
+    let Some(subnet) = config.subnet() else {
+        return Ok(());
+    };
     let forwards = config.ports.forward.iter();
     let ports: BTreeMap<u16, u16> = forwards
         .map(|forward| (forward.node, forward.host))
@@ -230,7 +270,7 @@ pub(super) async fn check_made_as(context: &Context) -> anyhow::Result<()> {
         .collect();
     context
         .resources()
-        .check_made_as(&config.network.subnet.value.to_string(), &nodes)
+        .check_made_as(&subnet.to_string(), &nodes)
         .await
         .exit(Exit::Input, "the cluster cannot become what orch.yaml says")
 }

@@ -5,9 +5,10 @@
 //! the same file; what it takes from it is checked here first.
 
 pub mod images;
+pub mod ssh;
 mod validate;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
@@ -25,7 +26,11 @@ pub struct Config {
     pub name: Spanned<String>,
     #[serde(default)]
     pub provider: Provider,
-    pub network: Network,
+    /// Only where orch makes the machines.
+    pub network: Option<Network>,
+    /// How the nodes are reached, where they are hosts that exist already.
+    #[serde(default)]
+    pub ssh: ssh::Defaults,
     pub nodes: Vec<Node>,
     #[serde(default)]
     pub ports: Ports,
@@ -53,6 +58,8 @@ pub enum Provider {
     Virtualbox,
     Libvirt,
     Docker,
+    /// Nobody: the nodes are hosts that exist already and are reached over SSH.
+    Ssh,
 }
 
 /// The network that the nodes share.
@@ -69,7 +76,7 @@ pub struct Node {
     pub name: Spanned<String>,
     pub role: Role,
     /// The address that the other nodes reach it on; it survives stop and start.
-    pub address: Spanned<Ipv4Addr>,
+    pub address: Spanned<IpAddr>,
     #[serde(default = "default_cpus")]
     pub cpus: u32,
     /// MiB.
@@ -79,6 +86,8 @@ pub struct Node {
     pub labels: std::collections::BTreeMap<String, String>,
     #[serde(default)]
     pub taints: Vec<String>,
+    /// How this host is reached; only with `provider: ssh`.
+    pub ssh: Option<Spanned<ssh::Host>>,
 }
 
 /// K3s's two roles.
@@ -129,6 +138,8 @@ pub struct K3s {
     pub directory: Option<PathBuf>,
     /// Base of the release URLs, without the version.
     pub release_url: String,
+    /// The name or address under which this computer reaches the API server of SSH hosts. Left out: the server's address.
+    pub endpoint: Option<String>,
 }
 
 /// The release base of the project itself.
@@ -147,6 +158,7 @@ impl Default for K3s {
             source: K3sSource::Auto,
             directory: None,
             release_url: K3S_RELEASES.into(),
+            endpoint: None,
         }
     }
 }
@@ -172,6 +184,8 @@ pub enum K3sSource {
 pub struct Registry {
     /// The Docker Hub namespace; `DOCKER_HUB_USERNAME` when it is not given, `orch` without either.
     pub namespace: Option<String>,
+    /// Where SSH hosts reach the registry that stands in for Docker Hub, such as `http://10.0.0.2:5000`.
+    pub mirror: Option<String>,
 }
 
 /// A folder of manifests that belong together.
@@ -189,6 +203,20 @@ pub struct Stack {
 pub struct Storage {
     /// An existing StorageClass instead of the directory that orch shares between the nodes.
     pub class: Option<String>,
+    /// How SSH hosts come by the shared directory.
+    pub share: Option<Share>,
+}
+
+/// How the nodes share `/var/lib/orch/volumes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Share {
+    /// The server exports it over NFS 4.2 and the agents mount it.
+    Nfs,
+    /// It is mounted on every host already.
+    Mounted,
+    /// There is none: no stack has volumes.
+    None,
 }
 
 fn default_dockerfiles() -> PathBuf {
@@ -245,13 +273,18 @@ impl Config {
 
     /// The first usable address of the subnet: the host's own end of the network.
     pub fn gateway(&self) -> Option<Ipv4Addr> {
-        self.network.subnet.value.hosts().next()
+        self.subnet()?.hosts().next()
     }
 
     /// Where the registry that stands in for Docker Hub lives inside the network: the last usable
     /// address, which [`validate`] keeps free of nodes.
     pub fn registry_address(&self) -> Option<Ipv4Addr> {
-        self.network.subnet.value.hosts().last()
+        self.subnet()?.hosts().last()
+    }
+
+    /// The network that orch makes for its machines.
+    pub fn subnet(&self) -> Option<Ipv4Net> {
+        Some(self.network.as_ref()?.subnet.value)
     }
 }
 

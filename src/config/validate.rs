@@ -2,10 +2,11 @@
 //! the network, ports that must not meet.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde_saphyr::Location;
 
-use super::{Config, K3sSource, Role};
+use super::{Config, K3sSource, Node, Provider, Role};
 
 /// A problem and the place in the file to point at.
 pub(super) struct Problem {
@@ -62,15 +63,7 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
 }
 
 fn check_nodes(config: &Config) -> Result<(), Problem> {
-    let subnet = config.network.subnet.value;
-    if subnet.prefix_len() > 29 {
-        return Err(at(
-            config.network.subnet.referenced,
-            format!(
-                "the subnet {subnet} is too small: it needs room for the nodes, the host and a registry (/29 or larger)"
-            ),
-        ));
-    }
+    check_provider(config)?;
     let mut names = BTreeMap::new();
     let mut addresses = BTreeMap::new();
     for node in &config.nodes {
@@ -89,31 +82,14 @@ fn check_nodes(config: &Config) -> Result<(), Problem> {
                 format!("two nodes are named {name:?}; give each its own name"),
             ));
         }
-        let address = node.address.value;
-        let reserved = [
-            Some(subnet.network()),
-            Some(subnet.broadcast()),
-            config.gateway(),
-            config.registry_address(),
-        ];
-        if !subnet.contains(&address) {
-            return Err(at(
-                node.address.referenced,
-                format!("the address {address} of {name} is outside network.subnet {subnet}"),
-            ));
-        }
-        if reserved.contains(&Some(address)) {
+        check_address(config, node)?;
+        if let Some(other) = addresses.insert(node.address.value, name.clone()) {
             return Err(at(
                 node.address.referenced,
                 format!(
-                    "the address {address} of {name} is reserved in {subnet} (network, host, registry or broadcast)"
+                    "{other} and {name} have the same address {}",
+                    node.address.value
                 ),
-            ));
-        }
-        if let Some(other) = addresses.insert(address, name.clone()) {
-            return Err(at(
-                node.address.referenced,
-                format!("{other} and {name} have the same address {address}"),
             ));
         }
         if node.cpus == 0 || node.memory < 512 {
@@ -139,6 +115,92 @@ fn check_nodes(config: &Config) -> Result<(), Problem> {
             "more than one node has role: server; this version runs one server and any number of agents",
         )),
     }
+}
+
+/// Machines that orch makes have a network; hosts that exist already have a way in.
+fn check_provider(config: &Config) -> Result<(), Problem> {
+    let is_ssh = config.provider == Provider::Ssh;
+    match &config.network {
+        Some(network) if is_ssh => {
+            return Err(at(
+                network.subnet.referenced,
+                "provider is `ssh`: the hosts have a network of their own; take `network` out",
+            ));
+        }
+        Some(network) if network.subnet.value.prefix_len() > 29 => {
+            return Err(at(
+                network.subnet.referenced,
+                format!(
+                    "the subnet {} is too small: it needs room for the nodes, the host and a registry (/29 or larger)",
+                    network.subnet.value
+                ),
+            ));
+        }
+        None if !is_ssh => {
+            return Err(at(
+                config.name.referenced,
+                "network.subnet is missing; give the machines a network such as 192.168.56.0/24, or say `provider: ssh` for hosts that exist already",
+            ));
+        }
+        Some(_) | None => {}
+    }
+    for node in &config.nodes {
+        if let Some(ssh) = &node.ssh {
+            if !is_ssh {
+                return Err(at(
+                    ssh.referenced,
+                    format!(
+                        "{}: `ssh` is for hosts that exist already; say `provider: ssh`, or take it out",
+                        node.name.value
+                    ),
+                ));
+            }
+            if let Some(problem) = ssh.value.problem() {
+                return Err(at(
+                    ssh.referenced,
+                    format!("{}: {problem}", node.name.value),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_address(config: &Config, node: &Node) -> Result<(), Problem> {
+    let name = &node.name.value;
+    let address = node.address.value;
+    let wrong = |problem: String| Err(at(node.address.referenced, problem));
+    let Some(subnet) = config.subnet() else {
+        return if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
+            wrong(format!(
+                "the address {address} of {name} is none that the other nodes could reach it on"
+            ))
+        } else {
+            Ok(())
+        };
+    };
+    let IpAddr::V4(v4) = address else {
+        return wrong(format!(
+            "the address {address} of {name} is outside network.subnet {subnet}"
+        ));
+    };
+    let reserved = [
+        Some(subnet.network()),
+        Some(subnet.broadcast()),
+        config.gateway(),
+        config.registry_address(),
+    ];
+    if !subnet.contains(&v4) {
+        return wrong(format!(
+            "the address {address} of {name} is outside network.subnet {subnet}"
+        ));
+    }
+    if reserved.contains(&Some(v4)) {
+        return wrong(format!(
+            "the address {address} of {name} is reserved in {subnet} (network, host, registry or broadcast)"
+        ));
+    }
+    Ok(())
 }
 
 fn check_ports(config: &Config) -> Result<(), Problem> {

@@ -13,6 +13,7 @@ mod event;
 mod in_use;
 pub mod kubeconfig;
 pub mod kubectl;
+pub mod nodes;
 mod plan;
 mod redact;
 mod retry;

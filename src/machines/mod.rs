@@ -25,24 +25,28 @@ pub const NODE_LABEL: &str = "dev.orch.node";
 /// The label with the folder of the project that made the node.
 pub const PROJECT_LABEL: &str = "dev.orch.project";
 
-/// Which of Vagrant's providers makes the machines.
+/// Who makes the machines: one of Vagrant's providers, or nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Provider {
     Virtualbox,
     Libvirt,
     Docker,
+    /// The nodes are hosts that exist already.
+    Ssh,
 }
 
 impl Provider {
-    pub const ALL: [Self; 3] = [Self::Virtualbox, Self::Libvirt, Self::Docker];
+    /// Those of Vagrant's.
+    pub const VAGRANT: [Self; 3] = [Self::Virtualbox, Self::Libvirt, Self::Docker];
 
-    /// Vagrant's own name for it.
+    /// Its name in orch.yaml, which is Vagrant's own for it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Virtualbox => "virtualbox",
             Self::Libvirt => "libvirt",
             Self::Docker => "docker",
+            Self::Ssh => "ssh",
         }
     }
 
@@ -67,7 +71,7 @@ impl std::str::FromStr for Provider {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
+        Self::VAGRANT
             .into_iter()
             .find(|provider| provider.as_str() == text)
             .ok_or_else(|| format!("{text:?} is not virtualbox, libvirt or docker"))

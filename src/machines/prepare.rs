@@ -4,7 +4,7 @@
 //! already right, so `vagrant up` may call it every time.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use orch_contract::{
@@ -21,7 +21,7 @@ use super::{MachineError, Provider, io, node_folder, ssh_key};
 pub struct WantedNode {
     pub name: String,
     pub role: Role,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub labels: BTreeMap<String, String>,
     pub taints: Vec<String>,
 }
@@ -33,9 +33,9 @@ pub struct Request<'a> {
     pub provider: Provider,
     pub nodes: Vec<WantedNode>,
     /// The server's address.
-    pub server: Ipv4Addr,
-    /// The network that the nodes share.
-    pub subnet: ipnet::Ipv4Net,
+    pub server: IpAddr,
+    /// Further names and addresses under which this computer reaches the API server.
+    pub api_names: Vec<String>,
     pub k3s_version: &'a str,
     /// Verified release assets on this host, and their sums.
     pub artifacts: Vec<(PathBuf, String)>,
@@ -44,8 +44,10 @@ pub struct Request<'a> {
     /// Where the nodes find what docker.io would give them.
     pub mirror: Option<String>,
     pub volumes: Vec<VolumeDirectory>,
-    /// An existing StorageClass is used instead of the shared directory.
-    pub external_storage: bool,
+    /// How the nodes share the directory of the volumes.
+    pub storage: StorageKind,
+    /// Who may mount that directory from the server.
+    pub storage_clients: Vec<ipnet::IpNet>,
     /// The cluster's state folder.
     pub state: &'a Path,
     /// The provisioner's binary.
@@ -83,7 +85,9 @@ pub async fn prepare(request: &Request<'_>) -> Result<Prepared, MachineError> {
         });
     }
     make_private(request.state)?;
-    ssh_key::ensure(&request.state.join("ssh")).await?;
+    if request.provider != Provider::Ssh {
+        ssh_key::ensure(&request.state.join("ssh")).await?;
+    }
     let names = request
         .nodes
         .iter()
@@ -131,12 +135,12 @@ fn node_config(request: &Request<'_>, wanted: &WantedNode, name: NodeName) -> No
         node: Node {
             name,
             role: wanted.role,
-            address: wanted.address.into(),
+            address: wanted.address,
             labels: wanted.labels.clone(),
             taints: wanted.taints.clone(),
         },
         server: Server {
-            address: request.server.into(),
+            address: request.server,
             api_port: DEFAULT_API_PORT,
             join_port: DEFAULT_JOIN_PORT,
         },
@@ -144,9 +148,8 @@ fn node_config(request: &Request<'_>, wanted: &WantedNode, name: NodeName) -> No
             version: request.k3s_version.to_owned(),
             config: serde_json::Map::new(),
             allow_unknown_config: false,
-            // The host reaches the API through a port of its own.
             tls_sans: if is_server {
-                vec!["127.0.0.1".into(), "localhost".into()]
+                request.api_names.clone()
             } else {
                 Vec::new()
             },
@@ -180,13 +183,9 @@ fn node_config(request: &Request<'_>, wanted: &WantedNode, name: NodeName) -> No
             configs: BTreeMap::new(),
         },
         storage: Storage {
-            kind: match (request.external_storage, request.provider) {
-                (true, _) => StorageKind::None,
-                (false, Provider::Docker) => StorageKind::Bind,
-                (false, _) => StorageKind::Nfs,
-            },
+            kind: request.storage,
             clients: if is_server {
-                vec![request.subnet.into()]
+                request.storage_clients.clone()
             } else {
                 Vec::new()
             },
@@ -211,7 +210,7 @@ fn kubelet_args(provider: Provider) -> Vec<String> {
             "eviction-hard=memory.available<100Mi,nodefs.available<1%,imagefs.available<1%"
                 .to_owned(),
         ],
-        Provider::Virtualbox | Provider::Libvirt => Vec::new(),
+        Provider::Virtualbox | Provider::Libvirt | Provider::Ssh => Vec::new(),
     }
 }
 

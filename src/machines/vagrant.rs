@@ -76,7 +76,7 @@ impl Vagrant {
         // interrupted Vagrant removes has to be made anew by the next run.
         program.on_cancel(match self.provider {
             Provider::Docker => OnCancel::KillGroup,
-            Provider::Virtualbox | Provider::Libvirt => OnCancel::Interrupt,
+            Provider::Virtualbox | Provider::Libvirt | Provider::Ssh => OnCancel::Interrupt,
         })
     }
 
@@ -177,7 +177,7 @@ impl Vagrant {
 pub fn existing_provider(state: &Path) -> Option<Provider> {
     let machines = std::fs::read_dir(state.join("machines")).ok()?;
     machines.filter_map(Result::ok).find_map(|machine| {
-        Provider::ALL.into_iter().find(|provider| {
+        Provider::VAGRANT.into_iter().find(|provider| {
             let id = machine.path().join(provider.as_str()).join("id");
             id.exists()
         })

@@ -3,12 +3,17 @@
 //! K3s writes one whose server is 127.0.0.1 and whose cluster, user and context are all `default`. It is
 //! parsed, changed and written again: replacing text would hit the word wherever else it stands.
 
+mod edit;
+mod merge;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use crate::files;
+
+pub use merge::{MergeError, Merged, default_file, merge};
 
 /// What the host's kubeconfig says instead.
 #[derive(Debug, Clone)]

@@ -1,0 +1,180 @@
+//! The cluster's Node objects: what labels and taints they should carry, for life; which of them nobody asked for; and how
+//! one is emptied and taken away.
+//!
+//! Boundary: the API server's side of a node only. A kubelet may set labels and taints of its own node when it registers and
+//! never change them afterwards (the NodeRestriction admission plugin), so that whoever has the administrator's kubeconfig
+//! does it. Only what orch once set is ever taken away: the annotations [`OWNED_LABELS`] and [`OWNED_TAINTS`] say what that
+//! is.
+
+mod changes;
+mod drain;
+mod taint;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Node, Secret};
+use kube::Api;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use serde::Serialize;
+
+use super::error::Cause;
+use super::{FIELD_MANAGER, KubeError};
+
+pub use changes::{Change, Verb, changes};
+pub use drain::{DrainError, DrainOptions, drain};
+pub use taint::{InvalidTaint, Taint};
+
+/// Names of the labels that orch set, with commas.
+pub const OWNED_LABELS: &str = "orch.dev/labels";
+/// Keys and effects of the taints that orch set, `key:Effect` with commas.
+pub const OWNED_TAINTS: &str = "orch.dev/taints";
+
+/// A node as it is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedNode {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub taints: Vec<Taint>,
+}
+
+/// What a reconciliation came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Reconciled {
+    /// By node; a node that is as it should be is not in it.
+    pub changes: BTreeMap<String, Vec<Change>>,
+    /// Wanted nodes that have not registered.
+    pub absent: Vec<String>,
+    /// Registered nodes that nobody wants.
+    pub orphans: Vec<String>,
+}
+
+/// How often a node that somebody else changes at the same moment is read again.
+const ATTEMPTS: u32 = 5;
+
+/// What [`reconcile`] would do.
+pub async fn plan(client: &kube::Client, wanted: &[WantedNode]) -> Result<Reconciled, KubeError> {
+    let present = list(client).await?;
+    let mut plan = Reconciled::default();
+    for node in wanted {
+        match present.get(&node.name) {
+            None => plan.absent.push(node.name.clone()),
+            Some(live) => {
+                let changes = changes(live, node);
+                if !changes.is_empty() {
+                    plan.changes.insert(node.name.clone(), changes);
+                }
+            }
+        }
+    }
+    plan.orphans = present
+        .into_keys()
+        .filter(|name| !wanted.iter().any(|node| node.name == *name))
+        .collect();
+    Ok(plan)
+}
+
+/// Gives every registered node the labels and taints that are wanted. One list and one patch for each node that differs.
+pub async fn reconcile(
+    client: &kube::Client,
+    wanted: &[WantedNode],
+) -> Result<Reconciled, KubeError> {
+    let plan = plan(client, wanted).await?;
+    for node in wanted {
+        if plan.changes.contains_key(&node.name) {
+            reconcile_one(client, node).await?;
+        }
+    }
+    Ok(plan)
+}
+
+async fn reconcile_one(client: &kube::Client, wanted: &WantedNode) -> Result<(), KubeError> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let operation = format!("setting labels and taints of node {}", wanted.name);
+    let mut attempt = 1;
+    loop {
+        let live = nodes
+            .get(&wanted.name)
+            .await
+            .map_err(|error| failed(&operation, error))?;
+        if changes(&live, wanted).is_empty() {
+            return Ok(());
+        }
+        let patch = Patch::Merge(changes::patch(&live, wanted));
+        let parameters = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        match nodes.patch(&wanted.name, &parameters, &patch).await {
+            Ok(_) => return Ok(()),
+            Err(error) if is_conflict(&error) && attempt < ATTEMPTS => attempt += 1,
+            Err(error) => return Err(failed(&operation, error)),
+        }
+    }
+}
+
+/// Names of every registered node.
+pub async fn registered(client: &kube::Client) -> Result<Vec<String>, KubeError> {
+    Ok(list(client).await?.into_keys().collect())
+}
+
+async fn list(client: &kube::Client) -> Result<BTreeMap<String, Node>, KubeError> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let list = nodes
+        .list(&ListParams::default())
+        .await
+        .map_err(|error| failed("listing the nodes", error))?;
+    let named = |node: Node| Some((node.metadata.name.clone()?, node));
+    Ok(list.items.into_iter().filter_map(named).collect())
+}
+
+/// Whether new pods may be put on the node.
+pub async fn set_schedulable(
+    client: &kube::Client,
+    name: &str,
+    schedulable: bool,
+) -> Result<(), KubeError> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    // Null removes the field, which is how it looks where nobody ever set it.
+    let value = (!schedulable).then_some(true);
+    let patch = Patch::Merge(serde_json::json!({"spec": {"unschedulable": value}}));
+    let word = if schedulable {
+        "uncordoning"
+    } else {
+        "cordoning"
+    };
+    nodes
+        .patch(name, &PatchParams::default(), &patch)
+        .await
+        .map(|_| ())
+        .map_err(|error| failed(&format!("{word} node {name}"), error))
+}
+
+/// Takes the node out of the cluster, and with it the password that K3s would hold a successor of the same name to.
+pub async fn delete(client: &kube::Client, name: &str) -> Result<(), KubeError> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), "kube-system");
+    let parameters = DeleteParams::default();
+    absent_is_fine(nodes.delete(name, &parameters).await)
+        .map_err(|error| failed(&format!("deleting node {name}"), error))?;
+    let password = format!("{name}.node-password.k3s");
+    absent_is_fine(secrets.delete(&password, &parameters).await)
+        .map_err(|error| failed(&format!("deleting the Secret {password}"), error))
+}
+
+fn absent_is_fine<T>(result: kube::Result<T>) -> kube::Result<()> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        result => result.map(|_| ()),
+    }
+}
+
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+fn failed(operation: &str, error: kube::Error) -> KubeError {
+    KubeError::Request {
+        operation: operation.to_owned(),
+        source: Cause::from(error),
+    }
+}
