@@ -8,8 +8,8 @@ pub enum Exit {
     Success = 0,
     /// Something nobody foresaw.
     Unexpected = 1,
-    /// The command line is wrong (clap's own code).
-    Usage = 2,
+    /// `cluster plan`, or another dry run that was asked for one: something would be changed, and nothing was.
+    Changes = 2,
     /// `orch.yaml`, a Dockerfile or a manifest is wrong.
     Input = 3,
     /// This host lacks something: a tool, a port, disk space, a privilege.
@@ -34,6 +34,8 @@ pub enum Exit {
     NotReproducible = 14,
     /// `images verify`: an image is not signed by the key.
     Unsigned = 15,
+    /// The command line is wrong (EX_USAGE of sysexits.h).
+    Usage = 64,
     /// Stopped by Ctrl-C; run the same command again to go on.
     Interrupted = 130,
 }

@@ -14,6 +14,7 @@ pub mod images;
 pub mod kube;
 pub mod machines;
 pub mod manifests;
+pub mod nodes;
 pub mod process;
 pub mod progress;
 pub mod project;

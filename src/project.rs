@@ -61,6 +61,11 @@ impl Project {
         }
     }
 
+    /// How Vagrant's machines are reached, one file a machine in the form of ssh_config(5). The Vagrantfile writes them.
+    pub fn reached(&self) -> PathBuf {
+        self.state().join("reach")
+    }
+
     /// Where Vagrant keeps its machine ids.
     pub fn vagrant_state(&self) -> PathBuf {
         if self.is_default() {

@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod attest;
+pub mod cluster;
 pub mod images;
 
 use std::path::PathBuf;
@@ -26,9 +27,9 @@ Examples:
   orch -f other.yaml create       a second cluster beside the first
 
 Exit codes:
-  0 done   1 unforeseen   2 usage   3 bad input   4 this host   5 machines
+  0 done   1 unforeseen   2 cluster plan: changes   3 bad input   4 this host   5 machines
   6 build  7 registry     8 apply   10-13 images check
-  14 images reproduce     130 interrupted
+  14 images reproduce     64 usage   130 interrupted
 
 orch reads NO_COLOR, ORCH_CACHE, ORCH_BUILDER, ORCH_CA_FILE, SSL_CERT_FILE, DOCKER_CONFIG, ORCH_REGISTRY_USERNAME,
 DOCKER_HUB_USERNAME and the usual proxy variables."
@@ -54,6 +55,8 @@ pub enum Command {
     Stop,
     /// Remove the machines and everything that belongs to them
     Destroy,
+    /// The cluster's nodes: plan, bring up, remove, kubeconfig
+    Cluster(Box<cluster::ClusterArgs>),
     /// Build, name by content, push and pin images
     Images(Box<images::ImagesArgs>),
     /// Apply the stacks' manifests and wait until everything runs

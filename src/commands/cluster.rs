@@ -1,10 +1,15 @@
 //! `start`, `stop` and `destroy`: the machines that `create` made.
 
-use super::{Context, doctor, machines};
+use super::{Context, cluster_remove, doctor, machines};
 use crate::exit::{Exit, WithExit as _};
+use crate::machines::Provider;
 use crate::process::find_program;
 
 pub(super) async fn stop(context: &Context) -> anyhow::Result<()> {
+    if context.provider() == Provider::Ssh {
+        return Err(anyhow::anyhow!("the hosts of cluster {} are not orch's", context.cluster()))
+            .exit(Exit::Input, "orch stops only machines that it made; `orch destroy` removes K3s from the hosts");
+    }
     let vagrant = context.vagrant();
     if vagrant.has_machines() {
         let step = context.ui.step("machines");
@@ -24,6 +29,9 @@ pub(super) async fn stop(context: &Context) -> anyhow::Result<()> {
 
 pub(super) async fn destroy(context: &Context) -> anyhow::Result<()> {
     let step = context.ui.step("machines");
+    if context.provider() == Provider::Ssh {
+        cluster_remove::all(context, &step).await?;
+    }
     let vagrant = context.vagrant();
     let resources = context.resources();
     // The registry is a container whatever makes the machines. Without Docker there is none.
@@ -52,14 +60,8 @@ pub(super) async fn destroy(context: &Context) -> anyhow::Result<()> {
             "removing the cluster's containers, network and volumes",
         )?;
     }
-    let removing = |path: &std::path::Path| format!("removing {}", path.display());
     for path in [context.project.kubeconfig(), context.project.state()] {
-        let result = match std::fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(&path),
-            Ok(_) => std::fs::remove_file(&path),
-            Err(_) => continue,
-        };
-        result.exit(Exit::Machine, removing(&path))?;
+        machines::remove(&path)?;
     }
     step.done("gone, with their network and volumes");
     finish(context, "cluster destroyed");

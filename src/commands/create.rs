@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 
-use super::{Context, cluster, doctor, machines, manifests, publish, status};
+use super::{Context, cluster, cluster_nodes, doctor, machines, manifests, publish, status};
 use crate::artifacts::{Artifacts, Source};
 use crate::cli::CreateArgs;
+use crate::cli::cluster::Selection;
 use crate::exit::{Exit, WithExit as _};
+use crate::machines::Provider;
 
 pub(super) async fn run(context: &Context, arguments: &CreateArgs) -> anyhow::Result<()> {
     if arguments.dry_run {
@@ -16,9 +18,21 @@ pub(super) async fn run(context: &Context, arguments: &CreateArgs) -> anyhow::Re
     }
     doctor::preflight(context).await?;
     let artifacts = artifacts(context).await?;
-    prepare(context, &artifacts).await?;
-    tokio::try_join!(machines_up(context), images(context))?;
+    let has_vagrant = context.provider() != Provider::Ssh;
+    if has_vagrant {
+        machines::prepare_step(context, &artifacts).await?;
+    }
+    let nodes = async {
+        if has_vagrant {
+            machines::up(context).await
+        } else {
+            let all = Selection::default();
+            cluster_nodes::run(context, &artifacts, &all).await.map(drop)
+        }
+    };
+    tokio::try_join!(nodes, images(context))?;
     publish::attach_registry(context).await?;
+    cluster_nodes::reconcile(context).await?;
     manifests::apply_all(context, arguments.timeout).await?;
     status::report(context, Some(&artifacts)).await?;
     cluster::finish(context, "cluster created");
@@ -27,6 +41,9 @@ pub(super) async fn run(context: &Context, arguments: &CreateArgs) -> anyhow::Re
 
 /// `orch start`: the machines come back by themselves; this waits until everything on them has.
 pub(super) async fn start(context: &Context) -> anyhow::Result<()> {
+    if context.provider() == Provider::Ssh {
+        return cluster_nodes::start(context).await;
+    }
     if !context.vagrant().has_machines() {
         return Err(anyhow::anyhow!(
             "no machine of cluster {} exists",
@@ -38,7 +55,7 @@ pub(super) async fn start(context: &Context) -> anyhow::Result<()> {
         );
     }
     doctor::preflight(context).await?;
-    machines_up(context).await?;
+    machines::up(context).await?;
     publish::start_registry(context).await?;
     manifests::wait_all(context).await?;
     status::report(context, None).await?;
@@ -57,24 +74,6 @@ async fn artifacts(context: &Context) -> anyhow::Result<Artifacts> {
         Source::Standin { reason } => format!("the stand-in for K3s, because {reason}"),
     });
     Ok(artifacts)
-}
-
-async fn prepare(context: &Context, artifacts: &Artifacts) -> anyhow::Result<()> {
-    let step = context.ui.step("prepare");
-    machines::prepare(context, context.provider(), artifacts, &step).await?;
-    step.done("keys, node folders and network are ready");
-    Ok(())
-}
-
-async fn machines_up(context: &Context) -> anyhow::Result<()> {
-    let step = context.ui.step("machines");
-    context
-        .vagrant()
-        .up(|event| machines::relay(&step, event))
-        .await
-        .exit(Exit::Machine, "bringing the machines up")?;
-    step.done(&format!("{} nodes provisioned", context.config.nodes.len()));
-    Ok(())
 }
 
 async fn images(context: &Context) -> anyhow::Result<()> {
@@ -98,7 +97,8 @@ async fn plan(context: &Context) -> anyhow::Result<()> {
             "preflight  {missing}: would be installed or started"
         ));
     }
-    let states = if crate::process::find_program("vagrant").is_some() {
+    let has_vagrant = context.provider() != Provider::Ssh;
+    let states = if has_vagrant && crate::process::find_program("vagrant").is_some() {
         context
             .vagrant()
             .status()
@@ -110,6 +110,7 @@ async fn plan(context: &Context) -> anyhow::Result<()> {
     for node in &context.config.nodes {
         let name = &node.name.value;
         lines.push(match states.get(name) {
+            None if !has_vagrant => format!("nodes      {name} would be checked; `orch cluster plan` says more"),
             Some(crate::machines::MachineState::Running) => {
                 format!("machines   {name} runs; would be checked")
             }

@@ -37,12 +37,6 @@ fn requirements(context: &Context, with_ports: bool) -> Vec<Requirement> {
             "https://www.openssh.com/portable.html",
         ),
         program(
-            "vagrant",
-            "vagrant",
-            "makes the machines",
-            "https://developer.hashicorp.com/vagrant/install",
-        ),
-        program(
             "debootstrap",
             "debootstrap",
             "makes base images where Docker Hub cannot be reached",
@@ -54,6 +48,14 @@ fn requirements(context: &Context, with_ports: bool) -> Vec<Requirement> {
         Requirement::EngineSpace { mib },
         Requirement::Buildx,
     ];
+    if context.provider() != Provider::Ssh {
+        list.push(program(
+            "vagrant",
+            "vagrant",
+            "makes the machines",
+            "https://developer.hashicorp.com/vagrant/install",
+        ));
+    }
     match context.provider() {
         Provider::Virtualbox => list.push(program(
             "VBoxManage",
@@ -133,7 +135,7 @@ pub(super) async fn preflight(context: &Context) -> anyhow::Result<()> {
         machines::clear_strays(context, &step).await?;
         machines::check_made_as(context).await?;
     }
-    if ports_matter(context).await {
+    if context.provider() != Provider::Ssh && ports_matter(context).await {
         ports(context)
             .check()
             .await

@@ -6,6 +6,7 @@ use std::io::Read as _;
 use zeroize::Zeroizing;
 
 use super::{Context, machines};
+use crate::cli::cluster::KubeconfigArgs;
 use crate::exit::{Exit, WithExit as _};
 use crate::kube::{kubeconfig, kubectl as kubectl_program};
 use crate::progress::Silent;
@@ -14,12 +15,54 @@ use crate::progress::Silent;
 pub(super) fn import(context: &Context) -> anyhow::Result<()> {
     let mut bytes = Zeroizing::new(Vec::new());
     std::io::stdin().lock().read_to_end(&mut bytes)?;
+    keep(context, &bytes)
+}
+
+/// `orch cluster kubeconfig`: its path, or its entries in another one.
+pub(super) fn show(context: &Context, arguments: &KubeconfigArgs) -> anyhow::Result<()> {
+    let own = context.project.kubeconfig();
+    if !arguments.merge {
+        context.ui.result(&own.display().to_string());
+        return Ok(());
+    }
+    let merging = "merging the kubeconfig";
+    let listed = std::env::var_os("KUBECONFIG").filter(|list| !list.is_empty());
+    let home = std::env::var_os("HOME");
+    let file = arguments
+        .into
+        .clone()
+        .or_else(|| kubeconfig::default_file(listed.as_deref(), home.as_deref()))
+        .ok_or_else(|| anyhow::anyhow!("neither KUBECONFIG nor HOME says where it is; name it with --into"))
+        .exit(Exit::Input, merging)?;
+    let name = arguments.name.as_deref().unwrap_or(context.cluster());
+    let merged = kubeconfig::merge(&own, &file, name, arguments.force, arguments.current)
+        .exit(Exit::Input, merging)?;
+    if !merged.in_place {
+        context.ui.note(&format!(
+            "{} had a form that cannot be edited in place: it means the same, comments in it are gone",
+            merged.file.display()
+        ));
+    }
+    if context.ui.is_json() {
+        context.ui.result_json(&merged);
+        return Ok(());
+    }
+    let done = if merged.changed { "has" } else { "already has" };
+    context.ui.result(&format!("{} {done} the context {name}", merged.file.display()));
+    if !merged.current {
+        context.ui.note(&format!("`kubectl config use-context {name}` makes it the current one"));
+    }
+    Ok(())
+}
+
+/// Writes the project's kubeconfig from K3s's own.
+pub(super) fn keep(context: &Context, bytes: &[u8]) -> anyhow::Result<()> {
     let view = kubeconfig::HostView {
         server: &context.api_url(),
         cluster: context.cluster(),
         namespace: context.namespace(),
     };
-    kubeconfig::write(&bytes, &view, &context.project.kubeconfig())
+    kubeconfig::write(bytes, &view, &context.project.kubeconfig())
         .exit(Exit::Machine, "writing the kubeconfig")
 }
 

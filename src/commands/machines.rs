@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use orch_contract::StorageKind;
+use orch_contract::{ClusterKeys, NodeName, StorageKind};
 
 use super::{Context, doctor, manifests, publish};
 use crate::artifacts::{self, Artifacts, Source};
@@ -14,6 +14,8 @@ use crate::images::event::Reporter;
 use crate::images::lock::Lock;
 use crate::machines::docker::WantedContainer;
 use crate::machines::{self, MachineEvent, Prepared, Provider, WantedNode};
+
+pub(super) use crate::machines::PreparedFile;
 use crate::progress::Progress;
 use crate::ui::{Step, describe_node_event};
 
@@ -41,7 +43,8 @@ pub(super) async fn acquire_artifacts(
         release_url: &k3s.release_url,
         cache: context.project.cache(),
         standin: &standin,
-        standin_runs: provider == Provider::Docker && cfg!(target_arch = "x86_64"),
+        standin_runs: cfg!(target_arch = "x86_64")
+            && (provider == Provider::Docker || k3s.source == K3sSource::Standin),
         locked: &locked,
     };
     let artifacts = artifacts::acquire(&request, progress)
@@ -139,19 +142,103 @@ fn provisioner() -> anyhow::Result<PathBuf> {
     Ok(orch.with_file_name("orch-provision"))
 }
 
-/// Keys, folders, node image, network: all that `vagrant up` needs.
-pub(super) async fn prepare(
+/// [`prepare`] as a step of its own.
+pub(super) async fn prepare_step(context: &Context, artifacts: &Artifacts) -> anyhow::Result<()> {
+    let step = context.ui.step("prepare");
+    prepare(context, context.provider(), artifacts, &step).await?;
+    step.done("keys, node folders and network are ready");
+    Ok(())
+}
+
+/// Has Vagrant make, start and provision every machine.
+pub(super) async fn up(context: &Context) -> anyhow::Result<()> {
+    let step = context.ui.step("machines");
+    context
+        .vagrant()
+        .up(|event| relay(&step, event))
+        .await
+        .exit(Exit::Machine, "bringing the machines up")?;
+    step.done(&format!("{} nodes provisioned", context.config.nodes.len()));
+    Ok(())
+}
+
+/// Removes a machine that Vagrant made.
+pub(super) async fn destroy_one(
+    context: &Context,
+    name: &str,
+    step: &Step,
+) -> anyhow::Result<()> {
+    context
+        .vagrant()
+        .destroy_one(name, |event| relay(step, event))
+        .await
+        .exit(Exit::Machine, format!("destroying the machine {name}"))
+}
+
+/// Forgets what was kept for a node: its folder, its key, how it is reached.
+pub(super) fn forget(context: &Context, name: &str) -> anyhow::Result<()> {
+    let state = context.project.state();
+    let keys = ClusterKeys::new(state.join("keys"));
+    let mut paths = vec![
+        state.join("nodes").join(name),
+        context.project.reached().join(name),
+    ];
+    if let Ok(node) = name.parse::<NodeName>() {
+        paths.extend([keys.client_key(&node), keys.client_public_key(&node)]);
+    }
+    for path in paths {
+        remove(&path)?;
+    }
+    Ok(())
+}
+
+/// Removes a file or a folder with all in it; none is fine.
+pub(super) fn remove(path: &Path) -> anyhow::Result<()> {
+    let removed = match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(_) => return Ok(()),
+    };
+    removed.exit(Exit::Machine, format!("removing {}", path.display()))
+}
+
+/// Keys and one folder a node.
+pub(super) async fn prepare_folders(
     context: &Context,
     provider: Provider,
     artifacts: &Artifacts,
-    step: &Arc<Step>,
 ) -> anyhow::Result<Prepared> {
+    let state = context.project.state();
+    let request = request(context, provider, artifacts, &state)?;
+    machines::prepare(&request)
+        .await
+        .exit(Exit::Machine, "preparing the machines")
+}
+
+/// The same below `folder`, for a plan.
+pub(super) fn sketch_folders(
+    context: &Context,
+    provider: Provider,
+    artifacts: &Artifacts,
+    folder: &Path,
+) -> anyhow::Result<Prepared> {
+    let state = context.project.state();
+    let request = request(context, provider, artifacts, &state)?;
+    machines::sketch(&request, folder).exit(Exit::Machine, "preparing the plan")
+}
+
+fn request<'a>(
+    context: &'a Context,
+    provider: Provider,
+    artifacts: &Artifacts,
+    state: &'a Path,
+) -> anyhow::Result<machines::Request<'a>> {
     let config = &context.config;
     let server = config.server().map(|node| node.address.value);
     let Some(server) = server else {
         anyhow::bail!("orch.yaml has no server");
     };
-    let request = machines::Request {
+    Ok(machines::Request {
         cluster: context.cluster(),
         provider,
         nodes: config
@@ -202,12 +289,20 @@ pub(super) async fn prepare(
                 .map(|node| node.address.value.into())
                 .collect(),
         },
-        state: &context.project.state(),
+        state,
         provisioner: provisioner()?,
-    };
-    let prepared = machines::prepare(&request)
-        .await
-        .exit(Exit::Machine, "preparing the machines")?;
+    })
+}
+
+/// Keys, folders, node image, network: all that `vagrant up` needs.
+pub(super) async fn prepare(
+    context: &Context,
+    provider: Provider,
+    artifacts: &Artifacts,
+    step: &Arc<Step>,
+) -> anyhow::Result<Prepared> {
+    let config = &context.config;
+    let prepared = prepare_folders(context, provider, artifacts).await?;
     if let (Provider::Docker, Some(subnet)) = (provider, config.subnet()) {
         publish::node_image(context, Arc::clone(step) as Arc<dyn Reporter>).await?;
         let resources = context.resources();

@@ -4,6 +4,8 @@
 pub mod apply;
 mod attest;
 mod cluster;
+mod cluster_nodes;
+mod cluster_remove;
 mod context;
 mod create;
 mod doctor;
@@ -19,6 +21,7 @@ mod kubeconfig;
 mod machines;
 mod manifests;
 mod publish;
+mod reach;
 mod status;
 
 use std::time::Duration;
@@ -26,6 +29,7 @@ use std::time::Duration;
 use clap::CommandFactory as _;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cli::cluster::ClusterCommand;
 use crate::cli::{Cli, Command, ConfigCommand, KubeconfigCommand, MachinesCommand};
 use crate::config::images::ImagesOnly;
 use crate::exit::{Exit, WithExit as _};
@@ -146,6 +150,11 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
     let changes_machines = match &command {
         Command::Create(arguments) => !arguments.dry_run,
         Command::Start | Command::Stop | Command::Destroy => true,
+        Command::Cluster(arguments) => match &arguments.command {
+            ClusterCommand::Up(arguments) => !arguments.dry_run,
+            ClusterCommand::Remove(arguments) => !arguments.dry_run,
+            _ => false,
+        },
         _ => false,
     };
     let _lock = if changes_machines {
@@ -161,6 +170,7 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
         Command::Start => create::start(&context).await?,
         Command::Stop => cluster::stop(&context).await?,
         Command::Destroy => cluster::destroy(&context).await?,
+        Command::Cluster(arguments) => return cluster_command(&context, arguments.command).await,
         Command::Images(arguments) => return publish::run(&context, *arguments).await,
         Command::Apply(arguments) => manifests::run(&context, &arguments).await?,
         Command::Status => status::run(&context).await?,
@@ -180,6 +190,18 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
         Command::Completions { .. } => {}
     }
     Ok(Exit::Success)
+}
+
+async fn cluster_command(context: &Context, command: ClusterCommand) -> anyhow::Result<Exit> {
+    match command {
+        ClusterCommand::Plan(selection) => cluster_nodes::plan(context, &selection).await,
+        ClusterCommand::Up(arguments) => cluster_nodes::up(context, &arguments).await,
+        ClusterCommand::Remove(arguments) => cluster_remove::run(context, &arguments).await,
+        ClusterCommand::Facts(selection) => cluster_nodes::facts(context, &selection).await,
+        ClusterCommand::Kubeconfig(arguments) => {
+            kubeconfig::show(context, &arguments).map(|()| Exit::Success)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::apply::pins;
 use super::{Context, manifests};
 use crate::artifacts::{Artifacts, Source};
 use crate::exit::{Exit, WithExit as _};
+use crate::machines::Provider;
 use crate::kube::status::{ClusterStatus, collect, table};
 
 async fn observe(context: &Context) -> anyhow::Result<ClusterStatus> {
@@ -29,6 +30,16 @@ async fn observe(context: &Context) -> anyhow::Result<ClusterStatus> {
 
 /// `orch status`.
 pub(super) async fn run(context: &Context) -> anyhow::Result<()> {
+    if context.provider() == Provider::Ssh {
+        let cluster = observe(context).await?;
+        if context.ui.is_json() {
+            let nodes = serde_json::json!({"machines": {}, "cluster": cluster});
+            context.ui.result_json(&nodes);
+        } else {
+            context.ui.result(table(&cluster).trim_end());
+        }
+        return Ok(());
+    }
     let vagrant = context.vagrant();
     if !vagrant.has_machines() {
         if context.ui.is_json() {

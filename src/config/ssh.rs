@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What holds for every host that does not say otherwise.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -21,7 +21,7 @@ pub struct Defaults {
 }
 
 /// One host.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Host {
     /// Name or address, or an alias of `~/.ssh/config`. Left out: the node's address.
@@ -35,6 +35,18 @@ pub struct Host {
 }
 
 impl Host {
+    /// The host with what holds for all of them where it says nothing itself.
+    pub fn or(self, defaults: &Defaults) -> Self {
+        Self {
+            host: self.host,
+            user: self.user.or_else(|| defaults.user.clone()),
+            port: self.port.or(defaults.port),
+            key: self.key.or_else(|| defaults.key.clone()),
+            jump: self.jump.or_else(|| defaults.jump.clone()),
+            host_key: self.host_key,
+        }
+    }
+
     /// What is wrong with it, as far as the file alone can tell.
     pub(super) fn problem(&self) -> Option<String> {
         if self.port == Some(0) {

@@ -88,18 +88,60 @@ pub async fn prepare(request: &Request<'_>) -> Result<Prepared, MachineError> {
     if request.provider != Provider::Ssh {
         ssh_key::ensure(&request.state.join("ssh")).await?;
     }
+    let keys = request.state.join("keys");
+    let nodes = node_folders(request, &request.state.join("nodes"), &keys)?;
+    Ok(Prepared {
+        provisioner: provisioner(request)?,
+        artifacts: collect_artifacts(request)?,
+        artifacts_mounted: request.provider == Provider::Docker,
+        nodes,
+    })
+}
+
+/// What [`prepare`] would make, made below `folder` instead: the cluster's state stays as it is.
+pub fn sketch(request: &Request<'_>, folder: &Path) -> Result<Prepared, MachineError> {
+    let kept = request.state.join("keys");
+    let keys = if kept.exists() {
+        // Keys of nodes that are new are made beside copies of those that are not.
+        copy_folder(&kept, &folder.join("keys"))?
+    } else {
+        folder.join("keys")
+    };
+    let artifacts = request.artifacts.iter().map(|(path, sha256)| PreparedFile {
+        path: path.clone(),
+        sha256: sha256.clone(),
+    });
+    Ok(Prepared {
+        provisioner: provisioner(request)?,
+        artifacts: artifacts.collect(),
+        artifacts_mounted: request.provider == Provider::Docker,
+        nodes: node_folders(request, &folder.join("nodes"), &keys)?,
+    })
+}
+
+fn provisioner(request: &Request<'_>) -> Result<PreparedFile, MachineError> {
+    Ok(PreparedFile {
+        sha256: sha256_of(&request.provisioner)?,
+        path: request.provisioner.clone(),
+    })
+}
+
+fn node_folders(
+    request: &Request<'_>,
+    folder: &Path,
+    keys: &Path,
+) -> Result<BTreeMap<String, PreparedNode>, MachineError> {
     let names = request
         .nodes
         .iter()
         .map(|node| node_name(&node.name))
         .collect::<Result<Vec<_>, _>>()?;
-    let keys = ClusterKeys::new(request.state.join("keys"));
+    let keys = ClusterKeys::new(keys);
     orch_ssh::keys::ensure_cluster_keys(&keys, &names)
         .map_err(|source| MachineError::Keys { source })?;
-    let artifacts = collect_artifacts(request)?;
     let mut nodes = BTreeMap::new();
     for (wanted, name) in request.nodes.iter().zip(&names) {
-        let directory = request.state.join("nodes").join(&wanted.name);
+        let directory = folder.join(&wanted.name);
         node_folder::write(
             &directory,
             &node_config(request, wanted, name.clone()),
@@ -107,15 +149,20 @@ pub async fn prepare(request: &Request<'_>) -> Result<Prepared, MachineError> {
         )?;
         nodes.insert(wanted.name.clone(), PreparedNode { directory });
     }
-    Ok(Prepared {
-        provisioner: PreparedFile {
-            sha256: sha256_of(&request.provisioner)?,
-            path: request.provisioner.clone(),
-        },
-        artifacts,
-        artifacts_mounted: request.provider == Provider::Docker,
-        nodes,
-    })
+    Ok(nodes)
+}
+
+/// Copies files and modes of a folder without folders in it.
+fn copy_folder(from: &Path, to: &Path) -> Result<PathBuf, MachineError> {
+    make_private(to)?;
+    let copying = |path: &Path| io(format!("copy {}", path.display()));
+    for entry in std::fs::read_dir(from).map_err(copying(from))? {
+        let path = entry.map_err(copying(from))?.path();
+        if let Some(name) = path.file_name().filter(|_| path.is_file()) {
+            std::fs::copy(&path, to.join(name)).map_err(copying(&path))?;
+        }
+    }
+    Ok(to.to_owned())
 }
 
 fn node_name(name: &str) -> Result<NodeName, MachineError> {

@@ -97,6 +97,17 @@ impl Vagrant {
             .await
     }
 
+    /// Removes one machine, also one that orch.yaml no longer has.
+    pub async fn destroy_one(
+        &self,
+        name: &str,
+        on_event: impl FnMut(MachineEvent),
+    ) -> Result<(), MachineError> {
+        let arguments = ["destroy", "--force", name];
+        self.stream("destroy the machine", &arguments, on_event)
+            .await
+    }
+
     async fn stream(
         &self,
         operation: &'static str,

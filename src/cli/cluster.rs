@@ -1,0 +1,104 @@
+//! `orch cluster`: types and help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  orch cluster plan                     what would change on each node, and why; exit code 2 when something would
+  orch cluster up                       make it so; a node that was added to orch.yaml joins
+  orch cluster up --prune               and nodes that orch.yaml no longer has are drained, deleted and reset
+  orch cluster remove agent2            the same for one node
+  orch cluster kubeconfig --merge       the cluster in ~/.kube/config
+  orch cluster facts --output json      what each node is and runs")]
+pub struct ClusterArgs {
+    #[command(subcommand)]
+    pub command: ClusterCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Say what would change on each node, and why; change nothing
+    Plan(Selection),
+    /// Make every node what orch.yaml says; what is as it should be is left alone
+    Up(UpArgs),
+    /// Drain nodes, take them out of the cluster, and remove K3s from them
+    Remove(RemoveArgs),
+    /// The cluster's kubeconfig: its path, or its entries merged into your own
+    Kubeconfig(KubeconfigArgs),
+    /// What each node is and runs
+    Facts(Selection),
+}
+
+/// Which nodes, and how they are reached.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Selection {
+    /// Only these nodes; all of orch.yaml without
+    pub nodes: Vec<String>,
+    /// Nodes that are worked on at the same time
+    #[arg(long)]
+    pub parallel: Option<u16>,
+    /// A file with the password that sudo asks for on the nodes; $ORCH_SUDO_PASSWORD_FILE
+    #[arg(long, env = "ORCH_SUDO_PASSWORD_FILE", hide_env_values = true)]
+    pub sudo_password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Remove nodes that orch.yaml no longer has: drain, delete, reset
+    #[arg(long)]
+    pub prune: bool,
+    /// Print the plan and change nothing (`orch cluster plan`)
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub drain: DrainArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// The nodes to remove
+    #[arg(required = true)]
+    pub nodes: Vec<String>,
+    /// A file with the password that sudo asks for on the nodes; $ORCH_SUDO_PASSWORD_FILE
+    #[arg(long, env = "ORCH_SUDO_PASSWORD_FILE", hide_env_values = true)]
+    pub sudo_password_file: Option<PathBuf>,
+    /// Say what would be done and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub drain: DrainArgs,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub struct DrainArgs {
+    /// Seconds that a node's pods may take to move
+    #[arg(long, default_value_t = 300)]
+    pub drain_timeout: u64,
+    /// Also where pods are lost that no controller makes again, and where a node cannot be reached any more
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct KubeconfigArgs {
+    /// Merge the cluster into a kubeconfig, keeping all else in it
+    #[arg(long)]
+    pub merge: bool,
+    /// Which kubeconfig; without it the one that kubectl writes to ($KUBECONFIG, ~/.kube/config)
+    #[arg(long, requires = "merge")]
+    pub into: Option<PathBuf>,
+    /// The name of the cluster, its context and its user there; the cluster's own without
+    #[arg(long, requires = "merge")]
+    pub name: Option<String>,
+    /// Make it the current context
+    #[arg(long, requires = "merge")]
+    pub current: bool,
+    /// Replace another cluster that has the name
+    #[arg(long, requires = "merge")]
+    pub force: bool,
+}

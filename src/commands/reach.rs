@@ -1,0 +1,147 @@
+//! How each node of `orch.yaml` is reached over SSH: as the file says, or as Vagrant's provisioner noted.
+
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::Context;
+use crate::config::{self, ssh};
+use crate::exit::{Exit, WithExit as _};
+use crate::machines::Provider;
+use crate::nodes::{Host, Options};
+use crate::remote::{HostKeyPin, SudoPassword, Wanted};
+
+/// Nodes at the same time where nobody says otherwise. Each costs a connection and little else; the work is the nodes' own.
+const PARALLEL: usize = 32;
+
+/// Names the file with sudo's password on the nodes.
+const SUDO_PASSWORD_FILE: &str = "ORCH_SUDO_PASSWORD_FILE";
+
+/// Every node that is described, in the file's order.
+pub(super) fn hosts(context: &Context) -> anyhow::Result<Vec<Host>> {
+    let nodes = context.config.nodes.iter();
+    nodes.map(|node| host(context, node)).collect()
+}
+
+fn host(context: &Context, node: &config::Node) -> anyhow::Result<Host> {
+    let name = &node.name.value;
+    let wanted = match context.provider() {
+        Provider::Ssh => over_ssh(context, node)?,
+        _ => over_vagrant(context, name),
+    };
+    Ok(Host {
+        name: name.clone(),
+        role: match node.role {
+            config::Role::Server => orch_contract::Role::Server,
+            config::Role::Agent => orch_contract::Role::Agent,
+        },
+        folder: context.project.state().join("nodes").join(name),
+        wanted,
+    })
+}
+
+fn over_ssh(context: &Context, node: &config::Node) -> anyhow::Result<Wanted> {
+    wanted(context, &node.name.value, &described(context, node))
+}
+
+/// What orch.yaml says of an SSH host, its address included.
+fn described(context: &Context, node: &config::Node) -> ssh::Host {
+    let own = node.ssh.as_ref().map(|ssh| ssh.value.clone());
+    let mut host = own.unwrap_or_default().or(&context.config.ssh);
+    host.host.get_or_insert_with(|| node.address.value.to_string());
+    host
+}
+
+fn wanted(context: &Context, name: &str, host: &ssh::Host) -> anyhow::Result<Wanted> {
+    let reading = || format!("reading ssh.host_key of node {name}");
+    let pin = host.host_key.as_deref().map(str::parse::<HostKeyPin>);
+    let defaults = &context.config.ssh;
+    Ok(Wanted {
+        name: name.to_owned(),
+        host: host.host.clone().unwrap_or_default(),
+        user: host.user.clone(),
+        port: host.port,
+        identity: host.key.as_deref().map(|key| expand(context, key)),
+        jump: host.jump.clone(),
+        host_key: pin.transpose().exit(Exit::Input, reading())?,
+        ssh_config: defaults.config.as_deref().map(|path| expand(context, path)),
+        known_hosts: None,
+    })
+}
+
+/// Notes how the SSH hosts are reached: one that orch.yaml no longer has must be found to be freed of K3s.
+pub(super) fn remember(context: &Context) -> anyhow::Result<()> {
+    for node in &context.config.nodes {
+        let path = context.project.reached().join(&node.name.value);
+        let noting = || format!("noting how node {} is reached", node.name.value);
+        let json = serde_json::to_vec_pretty(&described(context, node))?;
+        std::fs::create_dir_all(context.project.reached()).exit(Exit::Host, noting())?;
+        crate::files::keep_private(&path, &json).exit(Exit::Host, noting())?;
+    }
+    Ok(())
+}
+
+/// An SSH host as orch.yaml has it, or as it last had it.
+pub(super) fn remembered(context: &Context, name: &str) -> anyhow::Result<Option<Host>> {
+    let mut nodes = context.config.nodes.iter();
+    if let Some(node) = nodes.find(|node| node.name.value == name) {
+        return host(context, node).map(Some);
+    }
+    let path = context.project.reached().join(name);
+    let Ok(text) = std::fs::read(&path) else {
+        return Ok(None);
+    };
+    let reading = || format!("reading {}", path.display());
+    let host: ssh::Host = serde_json::from_slice(&text).exit(Exit::Host, reading())?;
+    Ok(Some(Host {
+        name: name.to_owned(),
+        role: orch_contract::Role::Agent,
+        folder: PathBuf::new(),
+        wanted: wanted(context, name, &host)?,
+    }))
+}
+
+/// What the Vagrantfile's provisioner notes of a machine, in the form of ssh_config(5), host key included.
+fn over_vagrant(context: &Context, name: &str) -> Wanted {
+    Wanted {
+        name: name.to_owned(),
+        host: name.to_owned(),
+        ssh_config: Some(context.project.reached().join(name)),
+        ..Wanted::default()
+    }
+}
+
+/// `~/` as a shell has it; anything else relative to orch.yaml.
+fn expand(context: &Context, path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), std::env::var_os("HOME")) {
+        (Ok(rest), Some(home)) => PathBuf::from(home).join(rest),
+        _ => context.path(path),
+    }
+}
+
+/// How the nodes are worked on.
+pub(super) fn options(
+    context: &Context,
+    parallel: Option<u16>,
+    sudo_password_file: Option<&PathBuf>,
+) -> anyhow::Result<Options> {
+    let parallel = parallel.or(context.config.ssh.parallel);
+    let file = sudo_password_file.cloned();
+    // `create` and `destroy` have no option for it.
+    let file = file.or_else(|| std::env::var_os(SUDO_PASSWORD_FILE).map(PathBuf::from));
+    let sudo_password = file
+        .map(|path| {
+            let reading = || format!("reading sudo's password from {}", path.display());
+            let mut text = std::fs::read_to_string(&path)
+                .map(Zeroizing::new)
+                .exit(Exit::Input, reading())?;
+            let length = text.trim_end_matches(['\r', '\n']).len();
+            text.truncate(length);
+            anyhow::Ok(SudoPassword::new(text))
+        })
+        .transpose()?;
+    Ok(Options {
+        parallel: parallel.map_or(PARALLEL, usize::from),
+        sudo_password,
+    })
+}

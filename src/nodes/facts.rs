@@ -1,0 +1,51 @@
+//! What the nodes are and run, as `orch-provision facts` says it on each of them.
+
+use orch_contract::node_paths;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::node::Node;
+use super::{Host, NodeError, Options, Watcher, chain, fleet};
+use crate::remote::Command;
+
+/// One node's answer.
+#[derive(Debug, Serialize)]
+pub struct FactsReport {
+    pub node: String,
+    /// The document of `orch-provision facts`; none where the node could not be asked.
+    pub facts: Option<Value>,
+    /// Why it could not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Asks every node.
+pub async fn facts(
+    hosts: &[Host],
+    options: &Options,
+    watcher: &dyn Watcher,
+) -> Vec<FactsReport> {
+    fleet::each(hosts, options, |host| async move {
+        match ask(&Node::new(host, options, watcher)).await {
+            Ok(facts) => FactsReport {
+                node: host.name.clone(),
+                facts: Some(facts),
+                error: None,
+            },
+            Err(error) => FactsReport {
+                node: host.name.clone(),
+                facts: None,
+                error: Some(chain(&error)),
+            },
+        }
+    })
+    .await
+}
+
+async fn ask(node: &Node<'_>) -> Result<Value, NodeError> {
+    let session = node.open().await?;
+    let command = Command::program([node_paths::PROVISIONER, "facts"]);
+    let output = session.succeed(command).await?;
+    session.close().await;
+    serde_json::from_slice(&output.stdout).map_err(|error| node.misunderstood(error.to_string()))
+}
