@@ -7,8 +7,14 @@ use crate::process::find_program;
 
 pub(super) async fn stop(context: &Context) -> anyhow::Result<()> {
     if context.provider() == Provider::Ssh {
-        return Err(anyhow::anyhow!("the hosts of cluster {} are not orch's", context.cluster()))
-            .exit(Exit::Input, "orch stops only machines that it made; `orch destroy` removes K3s from the hosts");
+        return Err(anyhow::anyhow!(
+            "the hosts of cluster {} are not orch's",
+            context.cluster()
+        ))
+        .exit(
+            Exit::Input,
+            "orch stops only machines that it made; `orch destroy` removes K3s from the hosts",
+        );
     }
     let vagrant = context.vagrant();
     if vagrant.has_machines() {

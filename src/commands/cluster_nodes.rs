@@ -61,7 +61,9 @@ pub(super) async fn plan(context: &Context, selection: &Selection) -> anyhow::Re
     };
     let report = Report {
         changes: reports.iter().any(NodeReport::is_changed)
-            || cluster.as_ref().is_some_and(|cluster| !cluster.changes.is_empty()),
+            || cluster
+                .as_ref()
+                .is_some_and(|cluster| !cluster.changes.is_empty()),
         nodes: reports,
         cluster,
     };
@@ -99,7 +101,13 @@ pub(super) async fn up(context: &Context, arguments: &UpArgs) -> anyhow::Result<
     if let (true, Some(cluster)) = (arguments.prune, &report.cluster) {
         let selection = &arguments.selection;
         for orphan in &cluster.orphans {
-            cluster_remove::one(context, orphan, selection.sudo_password_file.as_ref(), arguments.drain).await?;
+            cluster_remove::one(
+                context,
+                orphan,
+                selection.sudo_password_file.as_ref(),
+                arguments.drain,
+            )
+            .await?;
         }
     }
     cluster::finish(context, "cluster up");
@@ -145,7 +153,9 @@ pub(super) async fn reconcile(context: &Context) -> anyhow::Result<Reconciled> {
         let reconciled = kube_nodes::reconcile(&client, &wanted).await;
         match reconciled {
             Ok(reconciled) if reconciled.absent.is_empty() => break reconciled,
-            result if started.elapsed() >= REGISTRATION => break result.exit(Exit::Apply, asking)?,
+            result if started.elapsed() >= REGISTRATION => {
+                break result.exit(Exit::Apply, asking)?;
+            }
             Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
         }
     };
@@ -169,8 +179,7 @@ pub(super) async fn reconcile(context: &Context) -> anyhow::Result<Reconciled> {
 /// `orch start` on SSH hosts.
 pub(super) async fn start(context: &Context) -> anyhow::Result<()> {
     let step = context.ui.step("artifacts");
-    let artifacts =
-        machines::acquire_artifacts(context, Provider::Ssh, step.as_ref()).await?;
+    let artifacts = machines::acquire_artifacts(context, Provider::Ssh, step.as_ref()).await?;
     step.done("verified");
     run(context, &artifacts, &Selection::default()).await?;
     manifests::wait_all(context).await?;
@@ -195,7 +204,10 @@ pub(super) async fn facts(context: &Context, selection: &Selection) -> anyhow::R
             context.ui.result(&format!("node {}: {shown}", answer.node));
         }
     }
-    let failed: Vec<_> = facts.into_iter().filter_map(|answer| answer.error).collect();
+    let failed: Vec<_> = facts
+        .into_iter()
+        .filter_map(|answer| answer.error)
+        .collect();
     none_failed(&failed, "asking the nodes")?;
     Ok(Exit::Success)
 }
@@ -258,10 +270,12 @@ fn wanted_nodes(context: &Context) -> anyhow::Result<Vec<WantedNode>> {
             Ok(WantedNode {
                 name: node.name.value.clone(),
                 labels: node.labels.clone(),
-                taints: taints.collect::<Result<_, kube_nodes::InvalidTaint>>().exit(
-                    Exit::Input,
-                    format!("reading the taints of node {}", node.name.value),
-                )?,
+                taints: taints
+                    .collect::<Result<_, kube_nodes::InvalidTaint>>()
+                    .exit(
+                        Exit::Input,
+                        format!("reading the taints of node {}", node.name.value),
+                    )?,
             })
         })
         .collect()
@@ -269,7 +283,9 @@ fn wanted_nodes(context: &Context) -> anyhow::Result<Vec<WantedNode>> {
 
 /// Asks the cluster what would change of its Node objects; a cluster that is not there yet has nothing to say.
 async fn ask(context: &Context, wanted: &[WantedNode]) -> Option<Reconciled> {
-    let client = crate::kube::connect(&context.project.kubeconfig()).await.ok()?;
+    let client = crate::kube::connect(&context.project.kubeconfig())
+        .await
+        .ok()?;
     kube_nodes::plan(&client, wanted).await.ok()
 }
 
@@ -285,7 +301,7 @@ pub(super) fn failures(reports: &[NodeReport], doing: &str) -> anyhow::Result<()
     let failed: Vec<String> = reports
         .iter()
         .filter_map(|node| node.error.as_ref())
-        .map(nodes::chain)
+        .map(|error| nodes::chain(error))
         .collect();
     none_failed(&failed, doing)
 }
@@ -339,7 +355,11 @@ fn lines(report: &Report) -> Vec<String> {
         }
     }
     for (node, changes) in report.cluster.iter().flat_map(|cluster| &cluster.changes) {
-        lines.extend(changes.iter().map(|change| format!("node {node}: {change}")));
+        lines.extend(
+            changes
+                .iter()
+                .map(|change| format!("node {node}: {change}")),
+        );
     }
     let orphans = report.cluster.iter().flat_map(|cluster| &cluster.orphans);
     lines.extend(orphans.map(|orphan| orphan_text(orphan)));

@@ -49,7 +49,11 @@ pub(super) async fn all(context: &Context, step: &Arc<Step>) -> anyhow::Result<(
 
 /// The only server is the cluster.
 fn refuse_server(context: &Context, name: &str) -> anyhow::Result<()> {
-    let mut servers = context.config.nodes.iter().filter(|node| node.role == Role::Server);
+    let mut servers = context
+        .config
+        .nodes
+        .iter()
+        .filter(|node| node.role == Role::Server);
     if servers.any(|node| node.name.value == name) {
         return Err(anyhow::anyhow!(
             "node {name} is the cluster's server; `orch destroy` removes the whole cluster"
@@ -89,7 +93,9 @@ pub(super) async fn one(
     let freed = free(context, name, sudo_password_file, &step).await;
     match freed {
         Ok(()) => {}
-        Err(error) if drain.force => step.say(&format!("{name}: the machine stays as it is: {error:#}")),
+        Err(error) if drain.force => {
+            step.say(&format!("{name}: the machine stays as it is: {error:#}"))
+        }
         Err(error) => return Err(error),
     }
     // Last: a kubelet that still runs would register the node again.
@@ -122,8 +128,7 @@ async fn free(
     let options = reach::options(context, None, sudo_password_file)?;
     let shown = Shown(Arc::clone(step));
     let reports = nodes::reset(&[host], &delivery(&prepared), &options, &shown).await;
-    let resetting = format!(
-        "resetting node {name}; `--force` removes it from the cluster all the same"
-    );
+    let resetting =
+        format!("resetting node {name}; `--force` removes it from the cluster all the same");
     failures(&reports, &resetting)
 }

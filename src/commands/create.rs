@@ -27,7 +27,9 @@ pub(super) async fn run(context: &Context, arguments: &CreateArgs) -> anyhow::Re
             machines::up(context).await
         } else {
             let all = Selection::default();
-            cluster_nodes::run(context, &artifacts, &all).await.map(drop)
+            cluster_nodes::run(context, &artifacts, &all)
+                .await
+                .map(drop)
         }
     };
     tokio::try_join!(nodes, images(context))?;
@@ -110,7 +112,9 @@ async fn plan(context: &Context) -> anyhow::Result<()> {
     for node in &context.config.nodes {
         let name = &node.name.value;
         lines.push(match states.get(name) {
-            None if !has_vagrant => format!("nodes      {name} would be checked; `orch cluster plan` says more"),
+            None if !has_vagrant => {
+                format!("nodes      {name} would be checked; `orch cluster plan` says more")
+            }
             Some(crate::machines::MachineState::Running) => {
                 format!("machines   {name} runs; would be checked")
             }

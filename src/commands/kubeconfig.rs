@@ -32,7 +32,9 @@ pub(super) fn show(context: &Context, arguments: &KubeconfigArgs) -> anyhow::Res
         .into
         .clone()
         .or_else(|| kubeconfig::default_file(listed.as_deref(), home.as_deref()))
-        .ok_or_else(|| anyhow::anyhow!("neither KUBECONFIG nor HOME says where it is; name it with --into"))
+        .ok_or_else(|| {
+            anyhow::anyhow!("neither KUBECONFIG nor HOME says where it is; name it with --into")
+        })
         .exit(Exit::Input, merging)?;
     let name = arguments.name.as_deref().unwrap_or(context.cluster());
     let merged = kubeconfig::merge(&own, &file, name, arguments.force, arguments.current)
@@ -48,9 +50,14 @@ pub(super) fn show(context: &Context, arguments: &KubeconfigArgs) -> anyhow::Res
         return Ok(());
     }
     let done = if merged.changed { "has" } else { "already has" };
-    context.ui.result(&format!("{} {done} the context {name}", merged.file.display()));
+    context.ui.result(&format!(
+        "{} {done} the context {name}",
+        merged.file.display()
+    ));
     if !merged.current {
-        context.ui.note(&format!("`kubectl config use-context {name}` makes it the current one"));
+        context.ui.note(&format!(
+            "`kubectl config use-context {name}` makes it the current one"
+        ));
     }
     Ok(())
 }

@@ -163,11 +163,7 @@ pub(super) async fn up(context: &Context) -> anyhow::Result<()> {
 }
 
 /// Removes a machine that Vagrant made.
-pub(super) async fn destroy_one(
-    context: &Context,
-    name: &str,
-    step: &Step,
-) -> anyhow::Result<()> {
+pub(super) async fn destroy_one(context: &Context, name: &str, step: &Step) -> anyhow::Result<()> {
     context
         .vagrant()
         .destroy_one(name, |event| relay(step, event))

@@ -48,7 +48,8 @@ fn over_ssh(context: &Context, node: &config::Node) -> anyhow::Result<Wanted> {
 fn described(context: &Context, node: &config::Node) -> ssh::Host {
     let own = node.ssh.as_ref().map(|ssh| ssh.value.clone());
     let mut host = own.unwrap_or_default().or(&context.config.ssh);
-    host.host.get_or_insert_with(|| node.address.value.to_string());
+    host.host
+        .get_or_insert_with(|| node.address.value.to_string());
     host
 }
 
@@ -137,7 +138,7 @@ pub(super) fn options(
                 .exit(Exit::Input, reading())?;
             let length = text.trim_end_matches(['\r', '\n']).len();
             text.truncate(length);
-            anyhow::Ok(SudoPassword::new(text))
+            SudoPassword::new(text).exit(Exit::Input, reading())
         })
         .transpose()?;
     Ok(Options {

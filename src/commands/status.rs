@@ -4,8 +4,8 @@ use super::apply::pins;
 use super::{Context, manifests};
 use crate::artifacts::{Artifacts, Source};
 use crate::exit::{Exit, WithExit as _};
-use crate::machines::Provider;
 use crate::kube::status::{ClusterStatus, collect, table};
+use crate::machines::Provider;
 
 async fn observe(context: &Context) -> anyhow::Result<ClusterStatus> {
     let mut wanted = Vec::new();

@@ -11,7 +11,8 @@ use orch_contract::node_paths;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{Delivery, Host, NodeError, Secret, SharedFile};
+use super::{Delivery, Host, NodeError, SharedFile};
+use crate::remote::PrivateFile;
 
 /// A file that a node lacks, or has otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +25,11 @@ pub struct Parcel {
 
 impl fmt::Display for Parcel {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = if self.replaces { "differs" } else { "is missing" };
+        let how = if self.replaces {
+            "differs"
+        } else {
+            "is missing"
+        };
         write!(formatter, "{} {how}", self.path)
     }
 }
@@ -34,7 +39,7 @@ pub(super) struct Load {
     /// Shared files by where they go, with their mode.
     pub(super) shared: Vec<(String, SharedFile, u32)>,
     /// This node's own files by name; they go to `/etc/orch` with mode 0600.
-    pub(super) private: Vec<(String, Secret)>,
+    pub(super) private: Vec<PrivateFile>,
 }
 
 /// A file as it is on a node.
@@ -83,10 +88,15 @@ impl Load {
         let mut private = Vec::new();
         for entry in std::fs::read_dir(&host.folder).map_err(local(&host.folder))? {
             let path = entry.map_err(local(&host.folder))?.path();
-            let bytes = std::fs::read(&path).map(Zeroizing::new).map_err(local(&path))?;
-            private.push((file_name(&path), bytes));
+            let bytes = std::fs::read(&path)
+                .map(Zeroizing::new)
+                .map_err(local(&path))?;
+            private.push(PrivateFile {
+                name: file_name(&path),
+                content: bytes,
+            });
         }
-        private.sort_by(|(a, _), (b, _)| a.cmp(b));
+        private.sort_by(|a, b| a.name.cmp(&b.name));
         let artifacts = delivery.artifacts.iter().map(|file| {
             let path = format!("{}/{}", node_paths::ARTIFACTS, file_name(&file.path));
             (path, file.clone(), mode_of(&file.path))
@@ -109,7 +119,7 @@ impl Load {
     /// Every path that the survey has to look at.
     pub(super) fn paths(&self) -> Vec<String> {
         let shared = self.shared.iter().map(|(path, ..)| path.clone());
-        let private = self.private.iter().map(|(name, _)| private_path(name));
+        let private = self.private.iter().map(|file| private_path(&file.name));
         shared.chain(private).collect()
     }
 
@@ -123,23 +133,14 @@ impl Load {
         self.shared.iter().filter(lacks).collect()
     }
 
-    /// This node's own files that it lacks.
-    pub(super) fn missing_private(&self, survey: &Survey) -> Vec<&(String, Secret)> {
-        let lacks = |(name, bytes): &&(String, Secret)| {
-            survey.0.get(&private_path(name)).is_none_or(|present| {
-                present.sha256 != hex::encode(Sha256::digest(bytes.as_slice()))
-                    || present.mode != 0o600
-                    || !present.is_root
-            })
-        };
-        self.private.iter().filter(lacks).collect()
-    }
-
     pub(super) fn parcels(&self, survey: &Survey) -> Vec<Parcel> {
-        let shared = self.missing_shared(survey).into_iter().map(|(path, ..)| path.clone());
-        let private = self.missing_private(survey).into_iter();
+        let shared = self
+            .missing_shared(survey)
+            .into_iter()
+            .map(|(path, ..)| path.clone());
+        let private = self.private.iter().filter(|file| survey.lacks(file));
         shared
-            .chain(private.map(|(name, _)| private_path(name)))
+            .chain(private.map(|file| private_path(&file.name)))
             .map(|path| Parcel {
                 replaces: survey.0.contains_key(&path),
                 path,
@@ -155,6 +156,15 @@ impl Load {
 }
 
 impl Survey {
+    /// Whether the node lacks this file of its own.
+    pub(super) fn lacks(&self, file: &PrivateFile) -> bool {
+        self.0.get(&private_path(&file.name)).is_none_or(|present| {
+            present.sha256 != hex::encode(Sha256::digest(file.content.as_slice()))
+                || present.mode != 0o600
+                || !present.is_root
+        })
+    }
+
     /// Reads what [`SURVEY`] printed.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let mut files = BTreeMap::new();
@@ -165,7 +175,9 @@ impl Survey {
             let is_sum = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
             let mode = u32::from_str_radix(mode, 8);
             let (true, Ok(mode), true) = (is_sum, mode, path.starts_with('/')) else {
-                return Err(format!("{line:?} instead of a file's sum, mode, owner and path"));
+                return Err(format!(
+                    "{line:?} instead of a file's sum, mode, owner and path"
+                ));
             };
             let present = Present {
                 sha256: sha256.to_owned(),
@@ -226,7 +238,10 @@ mod tests {
         assert!(!sums.exists());
         let parsed = Survey::parse(&text).unwrap();
         let present = &parsed.0[file.to_str().unwrap()];
-        assert_eq!((present.sha256.as_str(), present.mode), (expected.as_str(), 0o640));
+        assert_eq!(
+            (present.sha256.as_str(), present.mode),
+            (expected.as_str(), 0o640)
+        );
         assert_eq!(parsed.0.len(), 1);
         assert_eq!(survey("record", &sums, &[&file]), text);
         let kept = std::fs::read_to_string(&sums).unwrap();
@@ -237,7 +252,10 @@ mod tests {
         assert!(survey("look", &sums, &[&file]).starts_with(&other));
         std::fs::write(&file, "longer").unwrap();
         let text = survey("record", &sums, &[&file]);
-        assert!(text.starts_with(&hex::encode(Sha256::digest(b"longer"))), "{text}");
+        assert!(
+            text.starts_with(&hex::encode(Sha256::digest(b"longer"))),
+            "{text}"
+        );
         assert!(!std::fs::read_to_string(&sums).unwrap().contains(&other));
     }
 
@@ -275,7 +293,11 @@ mod tests {
             artifacts: vec![file("k3s", "2")],
         };
         let load = Load::read(&host, &delivery).unwrap();
-        let all: Vec<_> = load.parcels(&Survey::default()).iter().map(Parcel::to_string).collect();
+        let all: Vec<_> = load
+            .parcels(&Survey::default())
+            .iter()
+            .map(Parcel::to_string)
+            .collect();
         assert_eq!(
             all,
             [
@@ -296,7 +318,11 @@ mod tests {
         ];
         let survey = Survey::parse(&text.concat()).unwrap();
         assert!(load.has_provisioner(&survey));
-        let some: Vec<_> = load.parcels(&survey).iter().map(Parcel::to_string).collect();
+        let some: Vec<_> = load
+            .parcels(&survey)
+            .iter()
+            .map(Parcel::to_string)
+            .collect();
         assert_eq!(
             some,
             [

@@ -20,11 +20,7 @@ pub struct FactsReport {
 }
 
 /// Asks every node.
-pub async fn facts(
-    hosts: &[Host],
-    options: &Options,
-    watcher: &dyn Watcher,
-) -> Vec<FactsReport> {
+pub async fn facts(hosts: &[Host], options: &Options, watcher: &dyn Watcher) -> Vec<FactsReport> {
     fleet::each(hosts, options, |host| async move {
         match ask(&Node::new(host, options, watcher)).await {
             Ok(facts) => FactsReport {

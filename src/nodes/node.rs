@@ -76,13 +76,19 @@ impl<'a> Node<'a> {
         }
     }
 
-    async fn try_plan(&self, delivery: &Delivery, report: &mut NodeReport) -> Result<(), NodeError> {
+    async fn try_plan(
+        &self,
+        delivery: &Delivery,
+        report: &mut NodeReport,
+    ) -> Result<(), NodeError> {
         let session = self.open().await?;
         let load = Load::read(self.host, delivery)?;
         let survey = self.survey(&session, &load, "look").await?;
         report.delivers(&load.parcels(&survey));
         let mut arguments = vec!["plan"];
-        let staged = if load.missing_private(&survey).is_empty() && load.has_provisioner(&survey) {
+        let staged = if !load.private.iter().any(|file| survey.lacks(file))
+            && load.has_provisioner(&survey)
+        {
             None
         } else {
             Some(self.stage(&session, &load, &survey, delivery).await?)
@@ -120,7 +126,11 @@ impl<'a> Node<'a> {
         Ok(())
     }
 
-    async fn try_reset(&self, delivery: &Delivery, report: &mut NodeReport) -> Result<(), NodeError> {
+    async fn try_reset(
+        &self,
+        delivery: &Delivery,
+        report: &mut NodeReport,
+    ) -> Result<(), NodeError> {
         let session = self.open().await?;
         let load = Load::provisioner_only(delivery);
         let survey = self.survey(&session, &load, "look").await?;
@@ -178,21 +188,16 @@ impl<'a> Node<'a> {
         delivery: &Delivery,
         report: &mut NodeReport,
     ) -> Result<(), NodeError> {
-        let load = Load::read(self.host, delivery)?;
+        let mut load = Load::read(self.host, delivery)?;
         let survey = self.survey(session, &load, "record").await?;
         report.delivers(&load.parcels(&survey));
         self.send_shared(session, &load, &survey).await?;
-        let private = load.missing_private(&survey);
-        if !private.is_empty() {
-            let entries: Vec<_> = private
-                .iter()
-                .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
-                .collect();
-            session
-                .connection
-                .write_private(&session.privilege, &entries, node_paths::CONFIG_DIRECTORY)
-                .await?;
-        }
+        load.private.retain(|file| survey.lacks(file));
+        let (privilege, folder) = (&session.privilege, node_paths::CONFIG_DIRECTORY);
+        session
+            .connection
+            .write_private(privilege, &load.private, folder)
+            .await?;
         Ok(())
     }
 
@@ -222,14 +227,9 @@ impl<'a> Node<'a> {
     ) -> Result<String, NodeError> {
         let made = session.succeed(Command::new(STAGE)).await?;
         let folder = made.text();
-        let entries: Vec<_> = load
-            .private
-            .iter()
-            .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
-            .collect();
         session
             .connection
-            .write_private(&session.privilege, &entries, &folder)
+            .write_private(&session.privilege, &load.private, &folder)
             .await?;
         if !load.has_provisioner(survey) {
             let provisioner = &delivery.provisioner;
@@ -327,7 +327,10 @@ impl Session {
         self.connection.close().await;
     }
 
-    pub(super) async fn succeed(&self, command: Command) -> Result<remote::Output, remote::RemoteError> {
+    pub(super) async fn succeed(
+        &self,
+        command: Command,
+    ) -> Result<remote::Output, remote::RemoteError> {
         let command = command.as_root(&self.privilege);
         self.connection.succeed(&command).await
     }
