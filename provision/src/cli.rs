@@ -41,6 +41,8 @@ pub(crate) struct UpArgs {
     /// The same as `plan`
     #[arg(long)]
     pub(crate) dry_run: bool,
+    #[arg(skip)]
+    pub(crate) staged: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -54,6 +56,9 @@ pub(crate) struct PlanArgs {
     /// How events are written to standard output
     #[arg(long, value_enum, default_value_t = Output::Plain)]
     pub(crate) output: Output,
+    /// A folder with what /etc/orch is going to hold; it is not looked at then
+    #[arg(long)]
+    pub(crate) staged: Option<PathBuf>,
 }
 
 impl From<PlanArgs> for UpArgs {
@@ -63,6 +68,7 @@ impl From<PlanArgs> for UpArgs {
             config: plan.config,
             output: plan.output,
             dry_run: true,
+            staged: plan.staged,
         }
     }
 }

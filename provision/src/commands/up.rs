@@ -14,7 +14,7 @@ use crate::steps::{
     AcquireK3s, CheckHost, Context, HostFacts, InstalledK3s, MakeVolumes, Membership, MountStorage,
     PrepareHost, RequestJoin, ServeJoin, StartK3s, WaitReady, WriteConfig, WriteUnits,
 };
-use crate::system::{Disk, Https, Processes, Sockets, System, Systemd};
+use crate::system::{Disk, Files, Https, Processes, Sockets, Staged, System, Systemd};
 
 const SERVER_STEPS: [&str; 10] = [
     "check_host",
@@ -42,7 +42,11 @@ const AGENT_STEPS: [&str; 9] = [
 ];
 
 pub(crate) async fn run(arguments: UpArgs) -> Result<ExitCode, StepFailure> {
-    let config = load_config(&arguments.config)?;
+    let disk: Box<dyn Files> = match &arguments.staged {
+        Some(folder) => Box::new(Staged::new(Disk, folder.clone())),
+        None => Box::new(Disk),
+    };
+    let config = load_config(&disk.locate(&arguments.config))?;
     let asked = Role::from(arguments.role);
     if asked != config.node.role {
         return Err(CommandFailure::Role {
@@ -56,7 +60,7 @@ pub(crate) async fn run(arguments: UpArgs) -> Result<ExitCode, StepFailure> {
     let commands = Processes;
     let services = Systemd::new(&commands);
     let system = System {
-        files: &Disk,
+        files: disk.as_ref(),
         commands: &commands,
         services: &services,
         download: &Https,

@@ -86,7 +86,8 @@ impl ServeJoin<'_> {
 
     fn check_keys(&self) -> Result<(), ServeJoinError> {
         let join = &self.context.config.join;
-        read_private_key(&join.host_key)?;
+        let files = self.context.system.files;
+        read_private_key(&files.locate(&join.host_key))?;
         let path = &join.authorized_keys;
         let text = self
             .context

@@ -28,6 +28,11 @@ impl FileError {
 
 /// Files of the machine. Paths are absolute. What is missing is `None`, not an error.
 pub(crate) trait Files: Send + Sync {
+    /// Where on this machine the bytes of `path` are, for what reads them by itself.
+    fn locate(&self, path: &Path) -> PathBuf {
+        path.to_owned()
+    }
+
     fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, FileError>;
 
     /// Permission bits of what `path` leads to.
@@ -290,9 +295,11 @@ impl Files for Disk {
 
 #[cfg(test)]
 pub(crate) use memory::MemoryFiles;
+pub(crate) use staged::Staged;
 
 #[cfg(test)]
 mod memory;
+mod staged;
 
 #[cfg(test)]
 mod tests {

@@ -17,7 +17,7 @@ pub(crate) use download::{Download, DownloadError, Https};
 #[cfg(test)]
 pub(crate) use endpoints::FakeEndpoints;
 pub(crate) use endpoints::{Endpoints, Sockets};
-pub(crate) use files::{Disk, FileError, Files, sha256_hex};
+pub(crate) use files::{Disk, FileError, Files, Staged, sha256_hex};
 #[cfg(test)]
 pub(crate) use files::{MemoryFiles, Space, temporary};
 #[cfg(test)]
