@@ -168,7 +168,12 @@ pub(super) async fn destroy_one(context: &Context, name: &str, step: &Step) -> a
         .vagrant()
         .destroy_one(name, |event| relay(step, event))
         .await
-        .exit(Exit::Machine, format!("destroying the machine {name}"))
+        .exit(Exit::Machine, format!("destroying the machine {name}"))?;
+    if context.provider() == Provider::Docker {
+        let removed = context.resources().remove_node_state(name).await;
+        removed.exit(Exit::Machine, format!("destroying the machine {name}"))?;
+    }
+    Ok(())
 }
 
 /// Forgets what was kept for a node: its folder, its key, how it is reached.
@@ -178,6 +183,7 @@ pub(super) fn forget(context: &Context, name: &str) -> anyhow::Result<()> {
     let mut paths = vec![
         state.join("nodes").join(name),
         context.project.reached().join(name),
+        context.project.reached().join(format!("{name}.known_hosts")),
     ];
     if let Ok(node) = name.parse::<NodeName>() {
         paths.extend([keys.client_key(&node), keys.client_public_key(&node)]);

@@ -156,16 +156,22 @@ impl ClusterResources {
                 .run()
                 .await
                 .map_err(failed(format!("remove the stray container of {node}")))?;
-            for kind in ["rancher", "kubelet"] {
-                let volume = format!("{}-{node}-{kind}", self.network());
-                docker(["volume", "rm", "--force", &volume])
-                    .run()
-                    .await
-                    .map_err(failed(format!("remove the volume {volume}")))?;
-            }
+            self.remove_node_state(node).await?;
             removed.push(node.to_owned());
         }
         Ok(removed)
+    }
+
+    /// Removes what a node kept for itself; its container must be gone.
+    pub async fn remove_node_state(&self, node: &str) -> Result<(), MachineError> {
+        for kind in ["rancher", "kubelet"] {
+            let volume = format!("{}-{node}-{kind}", self.network());
+            docker(["volume", "rm", "--force", &volume])
+                .run()
+                .await
+                .map_err(failed(format!("remove the volume {volume}")))?;
+        }
+        Ok(())
     }
 
     /// `<id> <node>` of every node container, running or not.

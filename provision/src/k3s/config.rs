@@ -62,18 +62,6 @@ pub(crate) fn render_config(
             set("token-file", json!(paths::AGENT_TOKEN));
         }
     }
-    if !config.node.labels.is_empty() {
-        let labels: Vec<_> = config
-            .node
-            .labels
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
-        set("node-label", json!(labels));
-    }
-    if !config.node.taints.is_empty() {
-        set("node-taint", json!(config.node.taints));
-    }
     if !config.k3s.kubelet_args.is_empty() {
         set("kubelet-arg", json!(config.k3s.kubelet_args));
     }
@@ -93,6 +81,57 @@ pub(crate) fn render_config(
         keys.insert(key.clone(), value.clone());
     }
     Ok(render("config.yaml", &Value::Object(keys))?)
+}
+
+/// Renders what a node says of itself when it registers, and K3s never looks at again: labels and taints. Afterwards the
+/// host looks after them, so that a change of theirs restarts nothing. `None` where there are none.
+pub(crate) fn render_registration(config: &NodeConfig) -> Result<Option<String>, ConfigYamlError> {
+    let labels: Vec<_> = config
+        .node
+        .labels
+        .iter()
+        .filter(|(key, _)| kubelet_may_set(key))
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    let mut keys = Map::new();
+    if !labels.is_empty() {
+        keys.insert("node-label".to_owned(), json!(labels));
+    }
+    if !config.node.taints.is_empty() {
+        keys.insert("node-taint".to_owned(), json!(config.node.taints));
+    }
+    if keys.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(render("orch-register.yaml", &Value::Object(keys))?))
+}
+
+/// A kubelet that is given another label of Kubernetes' own does not start (kubelet's `--node-labels`); the host sets those.
+fn kubelet_may_set(key: &str) -> bool {
+    const NAMES: [&str; 9] = [
+        "kubernetes.io/hostname",
+        "kubernetes.io/arch",
+        "kubernetes.io/os",
+        "beta.kubernetes.io/instance-type",
+        "node.kubernetes.io/instance-type",
+        "failure-domain.beta.kubernetes.io/region",
+        "failure-domain.beta.kubernetes.io/zone",
+        "topology.kubernetes.io/region",
+        "topology.kubernetes.io/zone",
+    ];
+    let Some((domain, _)) = key.split_once('/') else {
+        return true;
+    };
+    let is_in = |parent: &str| {
+        domain
+            .strip_suffix(parent)
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    let is_theirs = is_in("kubernetes.io") || is_in("k8s.io");
+    !is_theirs
+        || is_in("kubelet.kubernetes.io")
+        || is_in("node.kubernetes.io")
+        || NAMES.contains(&key)
 }
 
 #[cfg(test)]
@@ -131,12 +170,7 @@ mod tests {
 
     #[test]
     fn an_agent() {
-        let mut config = agent_config();
-        config
-            .node
-            .labels
-            .insert("disk".to_owned(), "no".to_owned());
-        config.node.taints = vec!["dedicated=db:NoSchedule".to_owned()];
+        let config = agent_config();
         insta::assert_snapshot!(render_config(&config, "eth1").unwrap(), @r#"
         # Written by orch-provision; change orch.yaml instead.
         node-name: agent
@@ -144,8 +178,32 @@ mod tests {
         flannel-iface: eth1
         server: https://192.168.56.10:6443
         token-file: /var/lib/orch/join-token
+        "#);
+    }
+
+    #[test]
+    fn what_only_matters_when_a_node_registers_stands_apart() {
+        let mut config = agent_config();
+        assert_eq!(render_registration(&config).unwrap(), None);
+        for (key, value) in [
+            ("disk", "no"),
+            ("example.com/a", "b"),
+            ("node-role.kubernetes.io/worker", ""),
+            ("notkubernetes.io/x", "1"),
+            ("x.node.kubernetes.io/y", "2"),
+            ("topology.kubernetes.io/zone", "z"),
+        ] {
+            config.node.labels.insert(key.to_owned(), value.to_owned());
+        }
+        config.node.taints = vec!["dedicated=db:NoSchedule".to_owned()];
+        insta::assert_snapshot!(render_registration(&config).unwrap().unwrap(), @r#"
+        # Written by orch-provision; change orch.yaml instead.
         node-label:
         - disk=no
+        - example.com/a=b
+        - notkubernetes.io/x=1
+        - topology.kubernetes.io/zone=z
+        - x.node.kubernetes.io/y=2
         node-taint:
         - dedicated=db:NoSchedule
         "#);

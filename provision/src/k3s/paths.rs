@@ -6,6 +6,8 @@ pub(crate) const LINKS: [&str; 3] = ["kubectl", "crictl", "ctr"];
 pub(crate) const CONFIG: &str = "/etc/rancher/k3s/config.yaml";
 /// Files here are read after [`CONFIG`], in the alphabet's order, and win.
 pub(crate) const CONFIG_EXTRA: &str = "/etc/rancher/k3s/config.yaml.d";
+/// Read after [`CONFIG`] and apart from it: what it holds matters only to a node that registers.
+pub(crate) const CONFIG_REGISTER: &str = "/etc/rancher/k3s/config.yaml.d/orch-register.yaml";
 pub(crate) const REGISTRIES: &str = "/etc/rancher/k3s/registries.yaml";
 pub(crate) const ADMIN_KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
 pub(crate) const DATA: &str = "/var/lib/rancher/k3s";

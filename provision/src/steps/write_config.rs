@@ -10,7 +10,7 @@ use super::{Context, HostFacts};
 use crate::applied::{Applied, Prepared};
 use crate::desired::{DesiredFiles, MARKER};
 use crate::difference::View;
-use crate::k3s::config::{ConfigYamlError, render_config};
+use crate::k3s::config::{ConfigYamlError, render_config, render_registration};
 use crate::k3s::flags;
 use crate::k3s::registries::{RegistriesError, render_registries};
 use crate::k3s::release::minor;
@@ -48,7 +48,10 @@ impl ExitCoded for WriteConfigError {
 
 pub(crate) struct WriteConfig<'a> {
     context: Context<'a>,
+    /// What a running K3s has read.
     desired: DesiredFiles,
+    /// What it reads when the node registers, so that another content restarts nothing.
+    registration: DesiredFiles,
 }
 
 impl<'a> WriteConfig<'a> {
@@ -72,7 +75,19 @@ impl<'a> WriteConfig<'a> {
         if !may_lower_oom_score(context.system.files)? {
             add_containerd_restriction(&mut desired, &config.k3s.version);
         }
-        Ok(Self { context, desired })
+        let mut registration = DesiredFiles::default();
+        match render_registration(config)? {
+            Some(text) => {
+                let view = View::Yaml(|path| path.first().is_some_and(|key| flags::is_public(key)));
+                registration.add_viewed(paths::CONFIG_REGISTER, text, 0o600, view);
+            }
+            None => registration.add_absent(paths::CONFIG_REGISTER),
+        }
+        Ok(Self {
+            context,
+            desired,
+            registration,
+        })
     }
 
     fn prepared(&self, changed: Vec<String>) -> Prepared {
@@ -88,6 +103,7 @@ impl<'a> WriteConfig<'a> {
         let unit = unit_name(self.context.config.node.role);
         Applied::forget(files, unit, &changed)?;
         self.desired.write(files)?;
+        self.registration.write(files)?;
         Ok(self.prepared(changed))
     }
 
@@ -95,6 +111,9 @@ impl<'a> WriteConfig<'a> {
     fn warn_of_others(&self, report: &StepReport<'_>) -> Result<(), FileError> {
         let files = self.context.system.files;
         for path in files.list(Path::new(paths::CONFIG_EXTRA))? {
+            if path == Path::new(paths::CONFIG_REGISTER) {
+                continue;
+            }
             if path
                 .extension()
                 .is_some_and(|end| end == "yaml" || end == "yml")
@@ -178,10 +197,12 @@ impl Step for WriteConfig<'_> {
 
     async fn check(&self, report: &StepReport<'_>) -> Result<Check<Prepared>, StepFailure> {
         let files = self.context.system.files;
-        let changes = self
+        let mut changes = self
             .desired
             .changes(files)
             .map_err(WriteConfigError::File)?;
+        let registration = self.registration.changes(files);
+        changes.extend(registration.map_err(WriteConfigError::File)?);
         self.warn_of_others(report)
             .map_err(WriteConfigError::File)?;
         Ok(Check::of(changes, || self.prepared(Vec::new())))
@@ -237,6 +258,27 @@ mod tests {
         machine.files.take_writes();
         assert_eq!(runner.run(&step).await.unwrap().inputs, first.inputs);
         assert!(machine.files.take_writes().is_empty());
+    }
+
+    #[tokio::test]
+    async fn another_label_is_written_and_is_nothing_that_a_running_k3s_has_read() {
+        let machine = Machine::fit();
+        let mut config = agent_config();
+        let recorder = Recorder::default();
+        let mut runner = Runner::new(&recorder, false);
+        let step = WriteConfig::plan(machine.context(&config), &host()).unwrap();
+        let before = runner.run(&step).await.unwrap();
+        let labels = &mut config.node.labels;
+        labels.insert("disk".to_owned(), "ssd".to_owned());
+        let step = WriteConfig::plan(machine.context(&config), &host()).unwrap();
+        machine.files.take_writes();
+        let after = runner.run(&step).await.unwrap();
+        assert_eq!(machine.files.take_writes(), [Path::new(paths::CONFIG_REGISTER)]);
+        assert_eq!((after.inputs, after.changed), (before.inputs, Vec::new()));
+        config.node.labels.clear();
+        let step = WriteConfig::plan(machine.context(&config), &host()).unwrap();
+        runner.run(&step).await.unwrap();
+        assert_eq!(machine.files.text(paths::CONFIG_REGISTER), None);
     }
 
     #[test]
