@@ -1,8 +1,7 @@
 //! What the nodes are and run, as `orch-provision facts` says it on each of them.
 
-use orch_contract::node_paths;
+use orch_contract::{NodeFacts, node_paths};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::node::Node;
 use super::{Host, NodeError, Options, Watcher, chain, fleet};
@@ -13,7 +12,7 @@ use crate::remote::Command;
 pub struct FactsReport {
     pub node: String,
     /// The document of `orch-provision facts`; none where the node could not be asked.
-    pub facts: Option<Value>,
+    pub facts: Option<NodeFacts>,
     /// Why it could not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -38,7 +37,7 @@ pub async fn facts(hosts: &[Host], options: &Options, watcher: &dyn Watcher) -> 
     .await
 }
 
-async fn ask(node: &Node<'_>) -> Result<Value, NodeError> {
+async fn ask(node: &Node<'_>) -> Result<NodeFacts, NodeError> {
     let session = node.open().await?;
     let command = Command::program([node_paths::PROVISIONER, "facts"]);
     let output = session.succeed(command).await?;

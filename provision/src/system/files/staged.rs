@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use orch_contract::node_paths;
 
-use super::{FileError, Files};
+use super::{FileError, Files, Space};
 
 /// Reads below `/etc/orch` go to a folder of the plan's; everything else is the machine.
 pub(crate) struct Staged<F> {
@@ -78,8 +78,8 @@ impl<F: Files> Files for Staged<F> {
         self.machine.write_kernel(path, value)
     }
 
-    fn free_bytes(&self, path: &Path) -> Result<u64, FileError> {
-        self.machine.free_bytes(path)
+    fn space(&self, path: &Path) -> Result<Space, FileError> {
+        self.machine.space(path)
     }
 }
 
