@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use orch_contract::{ClusterKeys, NodeName, StorageKind};
+use orch_contract::{ClusterKeys, NodeName, Secret, StorageKind};
 
 use super::{Context, doctor, manifests, publish};
 use crate::artifacts::{self, Artifacts, Source};
@@ -114,6 +114,30 @@ fn ssh_mirror(config: &Config) -> anyhow::Result<String> {
         .exit(Exit::Input, "the hosts have nowhere to pull images from; log in to Docker Hub, or say in registry.mirror where they reach that registry")
 }
 
+/// What every node's K3s is told.
+fn k3s(context: &Context, provider: Provider) -> anyhow::Result<orch_contract::K3s> {
+    let k3s = &context.config.k3s;
+    let environment = k3s.environment.iter().map(|(name, value)| {
+        let value = match value.strip_prefix('$') {
+            None => value.clone(),
+            Some(variable) => std::env::var(variable).exit(
+                Exit::Input,
+                format!("k3s.environment.{name} is to be this computer's ${variable}"),
+            )?,
+        };
+        Ok((name.clone(), Secret::new(value)))
+    });
+    Ok(orch_contract::K3s {
+        version: k3s.version.value.clone(),
+        config: k3s.config.clone(),
+        allow_unknown_config: k3s.allow_unknown_config,
+        tls_sans: [api_names(context, provider), k3s.tls_sans.clone()].concat(),
+        disable: k3s.disable.clone(),
+        kubelet_args: k3s.kubelet_args.clone(),
+        environment: environment.collect::<anyhow::Result<_>>()?,
+    })
+}
+
 /// Names and addresses of the API server beside the node's own.
 fn api_names(context: &Context, provider: Provider) -> Vec<String> {
     match provider {
@@ -183,7 +207,10 @@ pub(super) fn forget(context: &Context, name: &str) -> anyhow::Result<()> {
     let mut paths = vec![
         state.join("nodes").join(name),
         context.project.reached().join(name),
-        context.project.reached().join(format!("{name}.known_hosts")),
+        context
+            .project
+            .reached()
+            .join(format!("{name}.known_hosts")),
     ];
     if let Ok(node) = name.parse::<NodeName>() {
         paths.extend([keys.client_key(&node), keys.client_public_key(&node)]);
@@ -258,7 +285,7 @@ fn request<'a>(
             })
             .collect(),
         server,
-        k3s_version: &config.k3s.version.value,
+        k3s: k3s(context, provider)?,
         artifacts: artifacts
             .files()
             .into_iter()
@@ -276,7 +303,6 @@ fn request<'a>(
             .exit(Exit::Machine, "hashing K3s's assets")?,
         sha256: artifacts.sha256.clone(),
         mirror: mirror(context, provider)?,
-        api_names: api_names(context, provider),
         volumes: if config.storage.class.is_some() {
             Vec::new()
         } else {

@@ -8,6 +8,7 @@ pub mod images;
 pub mod ssh;
 mod validate;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
@@ -83,7 +84,7 @@ pub struct Node {
     #[serde(default = "default_memory")]
     pub memory: u32,
     #[serde(default)]
-    pub labels: std::collections::BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
     #[serde(default)]
     pub taints: Vec<String>,
     /// How this host is reached; only with `provider: ssh`.
@@ -140,6 +141,18 @@ pub struct K3s {
     pub release_url: String,
     /// The name or address under which this computer reaches the API server of SSH hosts. Left out: the server's address.
     pub endpoint: Option<String>,
+    /// Further keys of K3s's config.yaml, for every node.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// Accept keys in `config` that orch does not know (a newer K3s).
+    pub allow_unknown_config: bool,
+    /// `name=value`, for every node.
+    pub kubelet_args: Vec<String>,
+    /// Packaged components to leave out.
+    pub disable: Vec<String>,
+    /// Further names and addresses in the API server's certificate.
+    pub tls_sans: Vec<String>,
+    /// Environment of the K3s service, such as HTTPS_PROXY. `$NAME` stands for this computer's variable.
+    pub environment: BTreeMap<String, String>,
 }
 
 /// The release base of the project itself.
@@ -159,6 +172,15 @@ impl Default for K3s {
             directory: None,
             release_url: K3S_RELEASES.into(),
             endpoint: None,
+            config: serde_json::Map::new(),
+            allow_unknown_config: false,
+            kubelet_args: Vec::new(),
+            // The gateway's NodePort is the way in; volumes come from the shared directory.
+            disable: ["traefik", "servicelb", "local-storage"]
+                .map(str::to_owned)
+                .to_vec(),
+            tls_sans: Vec::new(),
+            environment: BTreeMap::new(),
         }
     }
 }

@@ -34,9 +34,7 @@ pub struct Request<'a> {
     pub nodes: Vec<WantedNode>,
     /// The server's address.
     pub server: IpAddr,
-    /// Further names and addresses under which this computer reaches the API server.
-    pub api_names: Vec<String>,
-    pub k3s_version: &'a str,
+    pub k3s: K3s,
     /// Verified release assets on this host, and their sums.
     pub artifacts: Vec<(PathBuf, String)>,
     /// `name of the asset -> sha256`, what the nodes hold a binary against.
@@ -174,6 +172,9 @@ fn node_name(name: &str) -> Result<NodeName, MachineError> {
 
 fn node_config(request: &Request<'_>, wanted: &WantedNode, name: NodeName) -> NodeConfig {
     let is_server = wanted.role == Role::Server;
+    let server_only = |list: &[String]| {
+        if is_server { list.to_vec() } else { Vec::new() }
+    };
     NodeConfig {
         schema: NODE_CONFIG_SCHEMA,
         cluster: Cluster {
@@ -192,24 +193,13 @@ fn node_config(request: &Request<'_>, wanted: &WantedNode, name: NodeName) -> No
             join_port: DEFAULT_JOIN_PORT,
         },
         k3s: K3s {
-            version: request.k3s_version.to_owned(),
-            config: serde_json::Map::new(),
-            allow_unknown_config: false,
-            tls_sans: if is_server {
-                request.api_names.clone()
-            } else {
-                Vec::new()
-            },
-            // The gateway's NodePort is the way in; volumes come from the shared directory.
-            disable: if is_server {
-                ["traefik", "servicelb", "local-storage"]
-                    .map(str::to_owned)
-                    .to_vec()
-            } else {
-                Vec::new()
-            },
-            kubelet_args: kubelet_args(request.provider),
-            environment: BTreeMap::new(),
+            tls_sans: server_only(&request.k3s.tls_sans),
+            disable: server_only(&request.k3s.disable),
+            kubelet_args: kubelet_args(request.provider)
+                .into_iter()
+                .chain(request.k3s.kubelet_args.iter().cloned())
+                .collect(),
+            ..request.k3s.clone()
         },
         artifacts: Artifacts {
             sha256: request.sha256.clone(),

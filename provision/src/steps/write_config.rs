@@ -273,7 +273,10 @@ mod tests {
         let step = WriteConfig::plan(machine.context(&config), &host()).unwrap();
         machine.files.take_writes();
         let after = runner.run(&step).await.unwrap();
-        assert_eq!(machine.files.take_writes(), [Path::new(paths::CONFIG_REGISTER)]);
+        assert_eq!(
+            machine.files.take_writes(),
+            [Path::new(paths::CONFIG_REGISTER)]
+        );
         assert_eq!((after.inputs, after.changed), (before.inputs, Vec::new()));
         config.node.labels.clear();
         let step = WriteConfig::plan(machine.context(&config), &host()).unwrap();
