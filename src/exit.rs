@@ -74,6 +74,17 @@ impl<T, E: Into<anyhow::Error>> WithExit<T> for Result<T, E> {
     }
 }
 
+/// Shows what the parser says, and ends as it should: help and version are no mistakes.
+pub fn usage(error: &clap::Error) -> Exit {
+    // A reader that has gone away needs no message.
+    let _ = error.print();
+    if error.use_stderr() {
+        Exit::Usage
+    } else {
+        Exit::Success
+    }
+}
+
 /// The outermost code in the chain, or [`Exit::Unexpected`].
 pub fn of(error: &anyhow::Error) -> Exit {
     error

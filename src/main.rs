@@ -7,7 +7,10 @@ use orch::{cli::Cli, commands, exit, ui::Ui};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::usage(&error).into(),
+    };
     let ui = Ui::new(cli.output);
     match commands::run(cli, &ui).await {
         Ok(exit) => exit.into(),

@@ -201,7 +201,7 @@ fn stop_without_machines_is_no_error() {
 #[test]
 fn a_wrong_command_line_is_exit_2() {
     let folder = project(CLUSTER);
-    assert_eq!(orch(folder.path(), &["craete"]).status.code(), Some(2));
+    assert_eq!(orch(folder.path(), &["craete"]).status.code(), Some(64));
 }
 
 #[test]

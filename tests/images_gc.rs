@@ -407,7 +407,7 @@ fn what_cannot_be_known_is_refused_before_anything_is_asked() {
     assert!(said(&output).contains("--no-git"), "{}", said(&output));
 
     let output = gc(&project, nobody, &["--no-git", "--delete"]);
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(64), "{}", said(&output));
     assert!(said(&output).contains("--kubeconfig"), "{}", said(&output));
 
     let cluster = project.write("cluster", &kubeconfig("127.0.0.1:1"));
@@ -417,7 +417,7 @@ fn what_cannot_be_known_is_refused_before_anything_is_asked() {
     assert!(said(&output).contains("--no-cluster"), "{}", said(&output));
 
     let output = gc(&project, nobody, &["--no-git", "--protect", "latest"]);
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(64), "{}", said(&output));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@
 mod api_server;
 mod fixture;
 mod kubelet;
+mod nodes;
 mod objects;
 mod refusals;
 mod rollouts;
