@@ -11,6 +11,7 @@ Examples:
   orch cluster up                       make it so; a node that was added to orch.yaml joins
   orch cluster up --prune               and nodes that orch.yaml no longer has are drained, deleted and reset
   orch cluster remove agent2            the same for one node
+  orch cluster upgrade                  after k3s.version changed: one node after the other, servers first
   orch cluster kubeconfig --merge       the cluster in ~/.kube/config
   orch cluster facts --output json      what each node is and runs")]
 pub struct ClusterArgs {
@@ -24,6 +25,8 @@ pub enum ClusterCommand {
     Plan(Selection),
     /// Make every node what orch.yaml says; what is as it should be is left alone
     Up(UpArgs),
+    /// Another K3s on every node, a few at a time: drain, upgrade, wait, uncordon
+    Upgrade(UpgradeArgs),
     /// Drain nodes, take them out of the cluster, and remove K3s from them
     Remove(RemoveArgs),
     /// The cluster's kubeconfig: its path, or its entries merged into your own
@@ -53,6 +56,20 @@ pub struct UpArgs {
     #[arg(long)]
     pub prune: bool,
     /// Print the plan and change nothing (`orch cluster plan`)
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub drain: DrainArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct UpgradeArgs {
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Agents that may be away at the same time; servers always go one by one
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_unavailable: u16,
+    /// Say who would be upgraded in which order, and change nothing
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]

@@ -212,7 +212,7 @@ pub(super) async fn facts(context: &Context, selection: &Selection) -> anyhow::R
     Ok(Exit::Success)
 }
 
-fn selected(
+pub(super) fn selected(
     context: &Context,
     selection: &Selection,
     prepared: &Prepared,

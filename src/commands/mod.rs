@@ -6,6 +6,7 @@ mod attest;
 mod cluster;
 mod cluster_nodes;
 mod cluster_remove;
+mod cluster_upgrade;
 mod context;
 mod create;
 mod doctor;
@@ -153,6 +154,7 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
         Command::Cluster(arguments) => match &arguments.command {
             ClusterCommand::Up(arguments) => !arguments.dry_run,
             ClusterCommand::Remove(arguments) => !arguments.dry_run,
+            ClusterCommand::Upgrade(arguments) => !arguments.dry_run,
             _ => false,
         },
         _ => false,
@@ -196,6 +198,7 @@ async fn cluster_command(context: &Context, command: ClusterCommand) -> anyhow::
     match command {
         ClusterCommand::Plan(selection) => cluster_nodes::plan(context, &selection).await,
         ClusterCommand::Up(arguments) => cluster_nodes::up(context, &arguments).await,
+        ClusterCommand::Upgrade(arguments) => cluster_upgrade::run(context, &arguments).await,
         ClusterCommand::Remove(arguments) => cluster_remove::run(context, &arguments).await,
         ClusterCommand::Facts(selection) => cluster_nodes::facts(context, &selection).await,
         ClusterCommand::Kubeconfig(arguments) => {

@@ -54,7 +54,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 impl NodeReport {
-    pub(super) fn new(node: &str, role: Role) -> Self {
+    /// Of a node with nothing to do so far.
+    pub fn new(node: &str, role: Role) -> Self {
         Self {
             node: node.to_owned(),
             role,

@@ -11,11 +11,13 @@ mod drain;
 mod taint;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::error::Cause;
 use super::{FIELD_MANAGER, KubeError};
@@ -147,6 +149,66 @@ pub async fn set_schedulable(
         .await
         .map(|_| ())
         .map_err(|error| failed(&format!("{word} node {name}"), error))
+}
+
+/// Waits until the cluster calls the node Ready.
+pub async fn wait_ready(
+    client: &kube::Client,
+    name: &str,
+    limit: Duration,
+) -> Result<(), NotReady> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let started = Instant::now();
+    loop {
+        // A restarting server does not answer.
+        let observed = match nodes.get(name).await {
+            Ok(node) => readiness(&node),
+            Err(error) => Cause::from(error).to_string(),
+        };
+        if observed == READY {
+            return Ok(());
+        }
+        if started.elapsed() >= limit {
+            return Err(NotReady {
+                node: name.to_owned(),
+                waited: limit,
+                observed,
+            });
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// A node that did not become ready.
+#[derive(Debug, thiserror::Error)]
+#[error("node {node} is not Ready after {} s: {observed}", waited.as_secs())]
+pub struct NotReady {
+    node: String,
+    waited: Duration,
+    observed: String,
+}
+
+const READY: &str = "Ready";
+/// Between two looks at a node.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+fn readiness(node: &Node) -> String {
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    let condition = conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| condition.type_ == READY);
+    match condition {
+        Some(condition) if condition.status == "True" => READY.to_owned(),
+        Some(condition) => condition
+            .message
+            .clone()
+            .unwrap_or_else(|| format!("its condition Ready is {}", condition.status)),
+        None => "its kubelet has said nothing yet".to_owned(),
+    }
 }
 
 /// Takes the node out of the cluster, and with it the password that K3s would hold a successor of the same name to.

@@ -1,0 +1,192 @@
+//! `orch cluster upgrade`: another K3s on every node, a few at a time, so that what runs on the cluster goes on running.
+//!
+//! Servers first, one by one: an agent must never be newer than its server. Each node is emptied, brought up with the new
+//! K3s, waited for, and opened again. The first failure ends it and leaves that node as it is.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use orch_contract::{Outcome, Role, Subject};
+
+use super::cluster_nodes::{Shown, delivery, failures, options, selected};
+use super::{Context, cluster, machines};
+use crate::cli::cluster::UpgradeArgs;
+use crate::exit::{Exit, WithExit as _};
+use crate::kube::nodes as kube_nodes;
+use crate::nodes::{self, Delivery, Host, NodeReport, Options};
+use crate::ui::Step;
+
+/// From a started K3s to a node that the cluster calls Ready.
+const READY: Duration = Duration::from_secs(300);
+
+/// `orch cluster upgrade`.
+pub(super) async fn run(context: &Context, arguments: &UpgradeArgs) -> anyhow::Result<Exit> {
+    let step = context.ui.step("plan");
+    let provider = context.provider();
+    let artifacts = machines::acquire_artifacts(context, provider, step.as_ref()).await?;
+    let folder = tempfile::Builder::new().prefix("orch-plan-").tempdir()?;
+    let sketch = machines::sketch_folders(context, provider, &artifacts, folder.path())?;
+    let selection = &arguments.selection;
+    let options = options(context, selection)?;
+    let hosts = selected(context, selection, &sketch)?;
+    let shown = Shown(Arc::clone(&step));
+    let reports = nodes::plan(&hosts, &delivery(&sketch), &options, &shown).await;
+    failures(&reports, "planning the upgrade")?;
+    let waves = waves(&hosts, &reports, usize::from(arguments.max_unavailable));
+    step.done(&match waves.iter().map(Vec::len).sum::<usize>() {
+        0 => "every node runs the K3s of orch.yaml".to_owned(),
+        count => format!("{count} of {} nodes get another K3s", hosts.len()),
+    });
+    if arguments.dry_run {
+        for wave in &waves {
+            let names: Vec<_> = wave.iter().map(|host| host.name.as_str()).collect();
+            let line = format!("drain, upgrade, wait for, uncordon: {}", names.join(", "));
+            context.ui.result(&line);
+        }
+        return Ok(if waves.is_empty() {
+            Exit::Success
+        } else {
+            Exit::Changes
+        });
+    }
+    let prepared = machines::prepare_folders(context, provider, &artifacts).await?;
+    let delivery = delivery(&prepared);
+    let total: usize = waves.iter().map(Vec::len).sum();
+    let mut done = 0;
+    for wave in waves {
+        let step = context.ui.step("upgrade");
+        let names: Vec<_> = wave.iter().map(|host| host.name.clone()).collect();
+        let mut hosts: Vec<Host> = wave.into_iter().cloned().collect();
+        for host in &mut hosts {
+            if let Some(node) = prepared.nodes.get(&host.name) {
+                host.folder.clone_from(&node.directory);
+            }
+        }
+        let one = Upgrade {
+            kubeconfig: &context.project.kubeconfig(),
+            delivery: &delivery,
+            options: &options,
+            arguments,
+            step: &step,
+        };
+        try_join_all(hosts.iter().map(|host| one.run(host)))
+            .await
+            .exit(
+                Exit::Machine,
+                format!(
+                    "upgrading {} ({done} of {total} done); mend the cause and run this again to go on, or put k3s.version back in orch.yaml and run it again to go back",
+                    names.join(", ")
+                ),
+            )?;
+        done += names.len();
+        step.done(&format!("{} upgraded", names.join(", ")));
+    }
+    cluster::finish(context, "cluster upgraded");
+    Ok(Exit::Success)
+}
+
+/// Who gets another K3s, in the order of it: each server alone, then agents together up to the limit.
+fn waves<'h>(hosts: &'h [Host], reports: &[NodeReport], limit: usize) -> Vec<Vec<&'h Host>> {
+    let due = |host: &&Host| {
+        let mut reports = reports.iter();
+        reports.any(|report| report.node == host.name && changes_k3s(report))
+    };
+    let (servers, agents): (Vec<&Host>, Vec<&Host>) = hosts
+        .iter()
+        .filter(due)
+        .partition(|host| host.role == Role::Server);
+    let agents = agents.chunks(limit.max(1)).map(<[_]>::to_vec);
+    servers
+        .into_iter()
+        .map(|host| vec![host])
+        .chain(agents)
+        .collect()
+}
+
+/// Whether a node that is up already would get another K3s.
+fn changes_k3s(report: &NodeReport) -> bool {
+    let changes = report.steps.iter().flat_map(|step| &step.changes);
+    report.outcome != Outcome::Failed
+        && changes
+            .into_iter()
+            .any(|change| change.subject == Subject::Version)
+}
+
+/// What every node's upgrade needs.
+struct Upgrade<'a> {
+    kubeconfig: &'a Path,
+    delivery: &'a Delivery,
+    options: &'a Options,
+    arguments: &'a UpgradeArgs,
+    step: &'a Arc<Step>,
+}
+
+impl Upgrade<'_> {
+    async fn run(&self, host: &Host) -> anyhow::Result<()> {
+        let client = crate::kube::connect(self.kubeconfig).await?;
+        let drain = kube_nodes::DrainOptions {
+            timeout: Duration::from_secs(self.arguments.drain.drain_timeout),
+            force: self.arguments.drain.force,
+        };
+        kube_nodes::drain(&client, &host.name, &drain, self.step.as_ref()).await?;
+        let shown = Shown(Arc::clone(self.step));
+        let hosts = std::slice::from_ref(host);
+        let reports = nodes::up(hosts, self.delivery, self.options, &shown).await;
+        failures(&reports, &format!("upgrading {}", host.name))?;
+        kube_nodes::wait_ready(&client, &host.name, READY).await?;
+        kube_nodes::set_schedulable(&client, &host.name, true).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use orch_contract::{Action, Change};
+
+    use super::*;
+    use crate::nodes::PlannedStep;
+
+    #[test]
+    fn servers_go_alone_and_first_and_only_who_is_due_goes_at_all() {
+        let names = ["a", "s", "b", "c", "d", "t"];
+        let hosts: Vec<Host> = names
+            .iter()
+            .map(|name| Host {
+                name: (*name).to_owned(),
+                role: if ["s", "t"].contains(name) {
+                    Role::Server
+                } else {
+                    Role::Agent
+                },
+                folder: "/none".into(),
+                wanted: crate::remote::Wanted::default(),
+            })
+            .collect();
+        let report = |name: &str, subject| NodeReport {
+            steps: vec![PlannedStep {
+                step: "acquire_k3s".to_owned(),
+                reason: String::new(),
+                changes: vec![Change::new(subject, "k3s", Action::Update, "")],
+            }],
+            ..NodeReport::new(name, Role::Agent)
+        };
+        let reports: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let subject = if *name == "c" {
+                    Subject::File
+                } else {
+                    Subject::Version
+                };
+                report(name, subject)
+            })
+            .collect();
+        let shown: Vec<Vec<&str>> = waves(&hosts, &reports, 2)
+            .into_iter()
+            .map(|wave| wave.into_iter().map(|host| host.name.as_str()).collect())
+            .collect();
+        assert_eq!(shown, [vec!["s"], vec!["t"], vec!["a", "b"], vec!["d"]]);
+    }
+}
