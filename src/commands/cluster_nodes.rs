@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use orch_contract::Outcome;
+use orch_contract::{Action, Outcome};
 use serde::Serialize;
 
 use super::{Context, cluster, cluster_remove, kubeconfig, machines, manifests, reach, status};
@@ -350,7 +350,11 @@ fn lines(report: &Report) -> Vec<String> {
         lines.push(format!("node {} ({}): {state}", node.node, node.role));
         for step in &node.steps {
             lines.push(format!("  {}: {}", step.step, step.reason));
-            let diffs = step.changes.iter().flat_map(|change| &change.diff);
+            // All of a file that is not there yet is no difference that anybody would look for.
+            let changes = step.changes.iter();
+            let diffs = changes
+                .filter(|change| change.action != Action::Create)
+                .flat_map(|change| &change.diff);
             lines.extend(diffs.map(|line| format!("      {line}")));
         }
     }

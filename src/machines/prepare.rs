@@ -150,14 +150,17 @@ fn node_folders(
     Ok(nodes)
 }
 
-/// Copies files and modes of a folder without folders in it.
+/// Copies a folder with all in it, modes included.
 fn copy_folder(from: &Path, to: &Path) -> Result<PathBuf, MachineError> {
     make_private(to)?;
     let copying = |path: &Path| io(format!("copy {}", path.display()));
     for entry in std::fs::read_dir(from).map_err(copying(from))? {
         let path = entry.map_err(copying(from))?.path();
-        if let Some(name) = path.file_name().filter(|_| path.is_file()) {
-            std::fs::copy(&path, to.join(name)).map_err(copying(&path))?;
+        let target = to.join(path.file_name().unwrap_or_default());
+        if path.is_dir() {
+            copy_folder(&path, &target)?;
+        } else {
+            std::fs::copy(&path, target).map_err(copying(&path))?;
         }
     }
     Ok(to.to_owned())

@@ -17,8 +17,22 @@ const EVENT_BYTES: usize = 512 * 1024;
 /// Lines of a program's standard error that are kept for an error.
 const SAID: usize = 10;
 
-/// A folder for a plan's own files: in memory where there is one, gone when the plan is made.
-const STAGE: &str = r#"umask 077; folder=/run; [ -w "$folder" ] || folder=/tmp; mktemp -d "$folder/orch-plan.XXXXXX""#;
+/// A folder for a plan's own files, gone when the plan is made: in memory, unless programs may not be run from there.
+const STAGE: &str = r#"
+umask 077
+for parent in /run /tmp /var/tmp; do
+    folder=$(mktemp -d "$parent/orch-plan.XXXXXX" 2>/dev/null) || continue
+    printf '#!/bin/sh\n' > "$folder/probe" && chmod 700 "$folder/probe"
+    if "$folder/probe" 2>/dev/null; then
+        rm "$folder/probe"
+        printf %s "$folder"
+        exit
+    fi
+    rm -r "$folder"
+done
+echo 'programs may be run from none of /run, /tmp and /var/tmp' >&2
+exit 1
+"#;
 
 /// One node and who watches it.
 pub(super) struct Node<'a> {
@@ -225,7 +239,8 @@ impl<'a> Node<'a> {
         survey: &Survey,
         delivery: &Delivery,
     ) -> Result<String, NodeError> {
-        let made = session.succeed(Command::new(STAGE)).await?;
+        let stage = Command::new(STAGE).shown_as("make a folder for the plan");
+        let made = session.succeed(stage).await?;
         let folder = made.text();
         session
             .connection
