@@ -33,6 +33,15 @@ pub enum ClusterCommand {
     Kubeconfig(KubeconfigArgs),
     /// What each node is and runs
     Facts(Selection),
+    /// The keys with which nodes join
+    #[command(subcommand)]
+    Keys(KeysCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// New keys for the join service and every node; joining works all the while
+    Rotate(RotateArgs),
 }
 
 /// Which nodes, and how they are reached.
@@ -40,10 +49,17 @@ pub enum ClusterCommand {
 pub struct Selection {
     /// Only these nodes; all of orch.yaml without
     pub nodes: Vec<String>,
+    #[command(flatten)]
+    pub access: Access,
+}
+
+/// How nodes are reached.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Access {
     /// Nodes that are worked on at the same time
     #[arg(long)]
     pub parallel: Option<u16>,
-    /// A file with the password that sudo asks for on the nodes; $ORCH_SUDO_PASSWORD_FILE
+    /// A file with the password that sudo asks for on the nodes
     #[arg(long, env = "ORCH_SUDO_PASSWORD_FILE", hide_env_values = true)]
     pub sudo_password_file: Option<PathBuf>,
 }
@@ -60,6 +76,18 @@ pub struct UpArgs {
     pub dry_run: bool,
     #[command(flatten)]
     pub drain: DrainArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RotateArgs {
+    /// Only these nodes' keys, and not the join service's
+    #[arg(long, value_name = "NODE", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Say whose keys would be rotated, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub access: Access,
 }
 
 #[derive(Debug, Args)]
@@ -81,9 +109,8 @@ pub struct RemoveArgs {
     /// The nodes to remove
     #[arg(required = true)]
     pub nodes: Vec<String>,
-    /// A file with the password that sudo asks for on the nodes; $ORCH_SUDO_PASSWORD_FILE
-    #[arg(long, env = "ORCH_SUDO_PASSWORD_FILE", hide_env_values = true)]
-    pub sudo_password_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub access: Access,
     /// Say what would be done and change nothing
     #[arg(long)]
     pub dry_run: bool,

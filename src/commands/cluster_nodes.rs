@@ -99,15 +99,9 @@ pub(super) async fn up(context: &Context, arguments: &UpArgs) -> anyhow::Result<
     };
     show(context, &report);
     if let (true, Some(cluster)) = (arguments.prune, &report.cluster) {
-        let selection = &arguments.selection;
+        let access = &arguments.selection.access;
         for orphan in &cluster.orphans {
-            cluster_remove::one(
-                context,
-                orphan,
-                selection.sudo_password_file.as_ref(),
-                arguments.drain,
-            )
-            .await?;
+            cluster_remove::one(context, orphan, access, arguments.drain).await?;
         }
     }
     cluster::finish(context, "cluster up");
@@ -243,8 +237,7 @@ fn chosen(hosts: Vec<Host>, names: &[String]) -> anyhow::Result<Vec<Host>> {
 }
 
 pub(super) fn options(context: &Context, selection: &Selection) -> anyhow::Result<nodes::Options> {
-    let password = selection.sudo_password_file.as_ref();
-    reach::options(context, selection.parallel, password)
+    reach::options(context, &selection.access)
 }
 
 pub(super) fn delivery(prepared: &Prepared) -> Delivery {

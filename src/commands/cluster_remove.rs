@@ -1,12 +1,11 @@
 //! `orch cluster remove`: a node is drained, taken out of the cluster, and freed of K3s.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::cluster_nodes::{Shown, delivery, failures};
 use super::{Context, cluster, machines, reach};
-use crate::cli::cluster::{DrainArgs, RemoveArgs};
+use crate::cli::cluster::{Access, DrainArgs, RemoveArgs};
 use crate::config::Role;
 use crate::exit::{Exit, WithExit as _};
 use crate::kube::nodes as kube_nodes;
@@ -28,8 +27,7 @@ pub(super) async fn run(context: &Context, arguments: &RemoveArgs) -> anyhow::Re
         return Ok(Exit::Success);
     }
     for name in &arguments.nodes {
-        let password = arguments.sudo_password_file.as_ref();
-        one(context, name, password, arguments.drain).await?;
+        one(context, name, &arguments.access, arguments.drain).await?;
     }
     cluster::finish(context, "nodes removed");
     Ok(Exit::Success)
@@ -41,7 +39,7 @@ pub(super) async fn all(context: &Context, step: &Arc<Step>) -> anyhow::Result<(
     hosts.sort_by_key(|host| host.role == orch_contract::Role::Server);
     let artifacts = machines::acquire_artifacts(context, Provider::Ssh, step.as_ref()).await?;
     let prepared = machines::prepare_folders(context, Provider::Ssh, &artifacts).await?;
-    let options = reach::options(context, None, None)?;
+    let options = reach::options(context, &Access::default())?;
     let shown = Shown(Arc::clone(step));
     let reports = nodes::reset(&hosts, &delivery(&prepared), &options, &shown).await;
     failures(&reports, "resetting the nodes")
@@ -67,7 +65,7 @@ fn refuse_server(context: &Context, name: &str) -> anyhow::Result<()> {
 pub(super) async fn one(
     context: &Context,
     name: &str,
-    sudo_password_file: Option<&PathBuf>,
+    access: &Access,
     drain: DrainArgs,
 ) -> anyhow::Result<()> {
     let step = context.ui.step("remove");
@@ -90,7 +88,7 @@ pub(super) async fn one(
     } else {
         step.say(&format!("{name}: the cluster does not know it"));
     }
-    let freed = free(context, name, sudo_password_file, &step).await;
+    let freed = free(context, name, access, &step).await;
     match freed {
         Ok(()) => {}
         Err(error) if drain.force => {
@@ -111,7 +109,7 @@ pub(super) async fn one(
 async fn free(
     context: &Context,
     name: &str,
-    sudo_password_file: Option<&PathBuf>,
+    access: &Access,
     step: &Arc<Step>,
 ) -> anyhow::Result<()> {
     if context.provider() != Provider::Ssh {
@@ -125,7 +123,7 @@ async fn free(
     };
     let artifacts = machines::acquire_artifacts(context, Provider::Ssh, step.as_ref()).await?;
     let prepared = machines::prepare_folders(context, Provider::Ssh, &artifacts).await?;
-    let options = reach::options(context, None, sudo_password_file)?;
+    let options = reach::options(context, access)?;
     let shown = Shown(Arc::clone(step));
     let reports = nodes::reset(&[host], &delivery(&prepared), &options, &shown).await;
     let resetting =

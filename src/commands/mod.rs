@@ -4,6 +4,7 @@
 pub mod apply;
 mod attest;
 mod cluster;
+mod cluster_keys;
 mod cluster_nodes;
 mod cluster_remove;
 mod cluster_upgrade;
@@ -30,7 +31,7 @@ use std::time::Duration;
 use clap::CommandFactory as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::cluster::ClusterCommand;
+use crate::cli::cluster::{ClusterCommand, KeysCommand};
 use crate::cli::{Cli, Command, ConfigCommand, KubeconfigCommand, MachinesCommand};
 use crate::config::images::ImagesOnly;
 use crate::exit::{Exit, WithExit as _};
@@ -155,6 +156,7 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
             ClusterCommand::Up(arguments) => !arguments.dry_run,
             ClusterCommand::Remove(arguments) => !arguments.dry_run,
             ClusterCommand::Upgrade(arguments) => !arguments.dry_run,
+            ClusterCommand::Keys(KeysCommand::Rotate(arguments)) => !arguments.dry_run,
             _ => false,
         },
         _ => false,
@@ -200,6 +202,9 @@ async fn cluster_command(context: &Context, command: ClusterCommand) -> anyhow::
         ClusterCommand::Up(arguments) => cluster_nodes::up(context, &arguments).await,
         ClusterCommand::Upgrade(arguments) => cluster_upgrade::run(context, &arguments).await,
         ClusterCommand::Remove(arguments) => cluster_remove::run(context, &arguments).await,
+        ClusterCommand::Keys(KeysCommand::Rotate(arguments)) => {
+            cluster_keys::rotate(context, &arguments).await
+        }
         ClusterCommand::Facts(selection) => cluster_nodes::facts(context, &selection).await,
         ClusterCommand::Kubeconfig(arguments) => {
             kubeconfig::show(context, &arguments).map(|()| Exit::Success)

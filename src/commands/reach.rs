@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::Context;
+use crate::cli::cluster::Access;
 use crate::config::{self, ssh};
 use crate::exit::{Exit, WithExit as _};
 use crate::machines::Provider;
@@ -121,15 +122,13 @@ fn expand(context: &Context, path: &Path) -> PathBuf {
 }
 
 /// How the nodes are worked on.
-pub(super) fn options(
-    context: &Context,
-    parallel: Option<u16>,
-    sudo_password_file: Option<&PathBuf>,
-) -> anyhow::Result<Options> {
-    let parallel = parallel.or(context.config.ssh.parallel);
-    let file = sudo_password_file.cloned();
+pub(super) fn options(context: &Context, access: &Access) -> anyhow::Result<Options> {
+    let parallel = access.parallel.or(context.config.ssh.parallel);
     // `create` and `destroy` have no option for it.
-    let file = file.or_else(|| std::env::var_os(SUDO_PASSWORD_FILE).map(PathBuf::from));
+    let file = access
+        .sudo_password_file
+        .clone()
+        .or_else(|| std::env::var_os(SUDO_PASSWORD_FILE).map(PathBuf::from));
     let sudo_password = file
         .map(|path| {
             let reading = || format!("reading sudo's password from {}", path.display());
