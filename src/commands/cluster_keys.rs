@@ -4,7 +4,7 @@ use orch_contract::{ClusterKeys, NodeName};
 use orch_ssh::keys::{Stage, advance_rotation, begin_rotation, read_rotation};
 
 use super::{Context, cluster, cluster_nodes, machines};
-use crate::cli::cluster::{RotateArgs, Selection};
+use crate::cli::cluster::RotateArgs;
 use crate::exit::{Exit, WithExit as _};
 
 const ROTATING: &str = "rotating the join service's keys";
@@ -42,15 +42,11 @@ pub(super) async fn rotate(context: &Context, arguments: &RotateArgs) -> anyhow:
     let artifacts = machines::acquire_artifacts(context, provider, step.as_ref()).await?;
     step.done("verified");
     let host = arguments.only.is_empty();
-    let everyone = Selection {
-        nodes: Vec::new(),
-        access: arguments.access.clone(),
-    };
     let mut rotation = Some(begin_rotation(&keys, &all, host, &of).exit(Exit::Machine, ROTATING)?);
     while let Some(stage) = rotation.as_ref().map(|rotation| rotation.stage) {
         context.ui.note(&format!("keys: {}", meaning(stage)));
         // A stage ends when every node has its files: each was brought them, and its provisioner accepted them.
-        cluster_nodes::run(context, &artifacts, &everyone).await?;
+        cluster_nodes::run(context, &artifacts, &arguments.access).await?;
         rotation = advance_rotation(&keys, &all).exit(Exit::Machine, ROTATING)?;
     }
     cluster::finish(context, "keys rotated");

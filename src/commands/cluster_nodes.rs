@@ -9,13 +9,14 @@ use serde::Serialize;
 
 use super::{Context, cluster, cluster_remove, kubeconfig, machines, manifests, reach, status};
 use crate::artifacts::Artifacts;
-use crate::cli::cluster::{Selection, UpArgs};
+use crate::cli::cluster::{Access, Selection, UpArgs};
 use crate::exit::{Exit, WithExit as _};
 use crate::kube::nodes::{self as kube_nodes, Reconciled, WantedNode};
 use crate::machines::{Prepared, Provider};
 use crate::nodes::{self, Delivery, Host, NodeEvent, NodeReport, SharedFile, Watcher};
 use crate::ui::{Step, describe_node_event};
 
+const BRINGING_UP: &str = "bringing the nodes up";
 /// How long nodes may take to register once their K3s runs.
 const REGISTRATION: Duration = Duration::from_secs(60);
 
@@ -90,14 +91,22 @@ pub(super) async fn up(context: &Context, arguments: &UpArgs) -> anyhow::Result<
         machines::prepare_step(context, &artifacts).await?;
         machines::up(context).await?;
     }
-    let reports = run(context, &artifacts, &arguments.selection).await?;
-    let cluster = reconcile(context).await?;
+    let reports = visit(context, &artifacts, &arguments.selection).await?;
+    let failed = failures(&reports, BRINGING_UP);
+    let cluster = match &failed {
+        Ok(()) => Some(reconcile(context, &arguments.selection.nodes).await?),
+        Err(_) => None,
+    };
     let report = Report {
-        changes: reports.iter().any(NodeReport::is_changed) || !cluster.changes.is_empty(),
+        changes: reports.iter().any(NodeReport::is_changed)
+            || cluster
+                .as_ref()
+                .is_some_and(|cluster| !cluster.changes.is_empty()),
         nodes: reports,
-        cluster: Some(cluster),
+        cluster,
     };
     show(context, &report);
+    failed?;
     if let (true, Some(cluster)) = (arguments.prune, &report.cluster) {
         let access = &arguments.selection.access;
         for orphan in &cluster.orphans {
@@ -108,8 +117,22 @@ pub(super) async fn up(context: &Context, arguments: &UpArgs) -> anyhow::Result<
     Ok(Exit::Success)
 }
 
-/// Brings the nodes up and takes the kubeconfig; the nodes step of `create` on SSH hosts.
+/// Brings every node up; the nodes step of `create` on SSH hosts.
 pub(super) async fn run(
+    context: &Context,
+    artifacts: &Artifacts,
+    access: &Access,
+) -> anyhow::Result<()> {
+    let everyone = Selection {
+        nodes: Vec::new(),
+        access: access.clone(),
+    };
+    let reports = visit(context, artifacts, &everyone).await?;
+    failures(&reports, BRINGING_UP)
+}
+
+/// Brings nodes up, each as far as it goes, and takes the kubeconfig.
+async fn visit(
     context: &Context,
     artifacts: &Artifacts,
     selection: &Selection,
@@ -129,13 +152,21 @@ pub(super) async fn run(
         }
     }
     let changed = reports.iter().filter(|report| report.is_changed()).count();
-    failures(&reports, "bringing the nodes up")?;
-    step.done(&format!("{} nodes, {changed} changed", reports.len()));
+    let failed = reports
+        .iter()
+        .filter(|report| report.error.is_some())
+        .count();
+    let mut text = format!("{} nodes, {changed} changed", reports.len());
+    if failed > 0 {
+        text.push_str(&format!(", {failed} failed"));
+    }
+    step.done(&text);
     Ok(reports)
 }
 
 /// Gives the Node objects their labels and taints, and says what they had otherwise.
-pub(super) async fn reconcile(context: &Context) -> anyhow::Result<Reconciled> {
+/// Waits for `awaited` to register; for all of orch.yaml where it is empty.
+pub(super) async fn reconcile(context: &Context, awaited: &[String]) -> anyhow::Result<Reconciled> {
     let wanted = wanted_nodes(context)?;
     let step = context.ui.step("labels");
     let asking = "reconciling the nodes' labels and taints";
@@ -146,7 +177,14 @@ pub(super) async fn reconcile(context: &Context) -> anyhow::Result<Reconciled> {
     let mut reconciled = loop {
         let reconciled = kube_nodes::reconcile(&client, &wanted).await;
         match reconciled {
-            Ok(reconciled) if reconciled.absent.is_empty() => break reconciled,
+            Ok(reconciled)
+                if !reconciled
+                    .absent
+                    .iter()
+                    .any(|name| awaited.is_empty() || awaited.contains(name)) =>
+            {
+                break reconciled;
+            }
             result if started.elapsed() >= REGISTRATION => {
                 break result.exit(Exit::Apply, asking)?;
             }
@@ -175,7 +213,7 @@ pub(super) async fn start(context: &Context) -> anyhow::Result<()> {
     let step = context.ui.step("artifacts");
     let artifacts = machines::acquire_artifacts(context, Provider::Ssh, step.as_ref()).await?;
     step.done("verified");
-    run(context, &artifacts, &Selection::default()).await?;
+    run(context, &artifacts, &Access::default()).await?;
     manifests::wait_all(context).await?;
     status::report(context, None).await?;
     cluster::finish(context, "cluster started");

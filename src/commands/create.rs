@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Context, cluster, cluster_nodes, doctor, machines, manifests, publish, status};
 use crate::artifacts::{Artifacts, Source};
 use crate::cli::CreateArgs;
-use crate::cli::cluster::Selection;
+use crate::cli::cluster::Access;
 use crate::exit::{Exit, WithExit as _};
 use crate::machines::Provider;
 
@@ -26,15 +26,12 @@ pub(super) async fn run(context: &Context, arguments: &CreateArgs) -> anyhow::Re
         if has_vagrant {
             machines::up(context).await
         } else {
-            let all = Selection::default();
-            cluster_nodes::run(context, &artifacts, &all)
-                .await
-                .map(drop)
+            cluster_nodes::run(context, &artifacts, &Access::default()).await
         }
     };
     tokio::try_join!(nodes, images(context))?;
     publish::attach_registry(context).await?;
-    cluster_nodes::reconcile(context).await?;
+    cluster_nodes::reconcile(context, &[]).await?;
     manifests::apply_all(context, arguments.timeout).await?;
     status::report(context, Some(&artifacts)).await?;
     cluster::finish(context, "cluster created");

@@ -91,3 +91,69 @@ fn the_shipped_file_is_valid() {
     let config = Config::parse(text, Path::new("orch.yaml")).unwrap();
     assert_eq!(config.nodes.len(), 2);
 }
+
+const SSH: &str = "\
+name: demo
+provider: ssh
+ssh: { user: deploy, port: 2222, key: ~/.ssh/id, jump: bastion }
+nodes:
+  - name: one
+    role: server
+    address: fd00::11
+    ssh: { host: one.example.com, port: 22, host_key: \"SHA256:abc\" }
+  - { name: two, role: agent, address: 10.0.0.12 }
+";
+
+#[test]
+fn hosts_that_exist_need_no_network_and_say_how_they_are_reached() {
+    let config = Config::parse(SSH, Path::new("orch.yaml")).unwrap();
+    assert_eq!(config.subnet(), None);
+    let own = config.nodes[0].ssh.as_ref().unwrap().value.clone();
+    let host = own.or(&config.ssh);
+    assert_eq!(host.host.as_deref(), Some("one.example.com"));
+    assert_eq!(
+        (host.user.as_deref(), host.port),
+        (Some("deploy"), Some(22))
+    );
+    assert_eq!(host.jump.as_deref(), Some("bastion"));
+    assert!(config.nodes[1].ssh.is_none());
+}
+
+#[test]
+fn what_belongs_to_machines_and_what_to_hosts_is_told_apart() {
+    for (from, to, expected) in [
+        ("provider: ssh\n", "", "network.subnet is missing"),
+        (
+            "provider: ssh\n",
+            "provider: ssh\nnetwork: { subnet: 10.0.0.0/24 }\n",
+            "orch.yaml:3:20: provider is `ssh`",
+        ),
+        (
+            "10.0.0.12",
+            "127.0.0.1",
+            "none that the other nodes could reach",
+        ),
+        ("10.0.0.12", "fd00::11", "have the same address"),
+        (
+            "one.example.com",
+            "-oProxyCommand=x",
+            "ssh.host: \"-oProxyCommand=x\"",
+        ),
+        ("host: one.example.com", "host: \"a b\"", "ssh.host"),
+        ("port: 22,", "port: 0,", "ssh.port"),
+        ("host_key:", "hostkey:", "hostkey"),
+    ] {
+        let message = error(&SSH.replacen(from, to, 1));
+        assert!(message.contains(expected), "{from} -> {to}: {message}");
+    }
+    let message = error(&GOOD.replace(
+        "    address: 192.168.56.11",
+        "    address: 192.168.56.11\n    ssh: { user: x }",
+    ));
+    assert!(
+        message.starts_with("orch.yaml:11:10: agent: `ssh` is for hosts"),
+        "{message}"
+    );
+    let message = error(&GOOD.replace("192.168.56.11", "fd00::1"));
+    assert!(message.contains("outside network.subnet"), "{message}");
+}
