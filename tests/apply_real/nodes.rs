@@ -203,7 +203,8 @@ async fn a_drain_respects_budgets_and_what_belongs_to_the_node() {
         ..options
     };
     drain(&client, "drained", &options, &Silent).await.unwrap();
-    (running.abort(), reaper.abort());
+    running.abort();
+    reaper.abort();
     assert!(pods.get_opt("moved").await.unwrap().is_none());
     assert!(
         pods.get_opt("kept").await.unwrap().is_some(),
