@@ -1,5 +1,6 @@
 //! What a failure's own words suggest to look at: ports, disks, control groups, the clock, names.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -105,7 +106,8 @@ impl Surroundings<'_> {
                     mount.point,
                 ))
             })
-            .max_by_key(|(percent, ..)| *percent)?;
+            // One disk may be mounted at many places; the shortest names it best.
+            .max_by_key(|(percent, _, _, point)| (*percent, Reverse(point.as_os_str().len())))?;
         (in_any_case || percent >= FULL_PERCENT).then(|| {
             format!(
                 "{}: {percent} % used, {} of {} MiB free",

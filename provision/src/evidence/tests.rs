@@ -69,7 +69,7 @@ async fn a_full_disk_is_named() {
     let machine = Machine::fit();
     machine.files.put(
         "/proc/self/mountinfo",
-        "1 2 0:3 / /proc rw - proc proc rw\n2 2 0:4 / /var/lib rw - ext4 /dev/sdb rw\n",
+        "1 2 0:3 / /proc rw - proc proc rw\n2 2 0:4 / /var/lib rw - ext4 /dev/sdb rw\n3 2 0:4 / /var/lib/docker/x rw - overlay overlay rw\n",
         0o444,
     );
     let config = server_config();
