@@ -70,7 +70,7 @@ pub(super) async fn one(
 ) -> anyhow::Result<()> {
     let step = context.ui.step("remove");
     let removing = || format!("removing node {name}");
-    let client = crate::kube::connect(&context.project.kubeconfig())
+    let client = crate::kube::connect_impatient(&context.project.kubeconfig())
         .await
         .exit(Exit::Apply, removing())?;
     let registered = kube_nodes::registered(&client)

@@ -125,7 +125,7 @@ struct Upgrade<'a> {
 
 impl Upgrade<'_> {
     async fn run(&self, host: &Host) -> anyhow::Result<()> {
-        let client = crate::kube::connect(self.kubeconfig).await?;
+        let client = crate::kube::connect_impatient(self.kubeconfig).await?;
         let drain = kube_nodes::DrainOptions {
             timeout: Duration::from_secs(self.arguments.drain.drain_timeout),
             force: self.arguments.drain.force,

@@ -12,6 +12,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client for the current context of `kubeconfig`. Nothing is sent yet.
 pub async fn connect(kubeconfig: &Path) -> Result<kube::Client, KubeError> {
+    open(kubeconfig, true).await
+}
+
+/// The same, but "not now" is an answer: what waits by itself, such as a drain, is to know that it waits and what for.
+pub async fn connect_impatient(kubeconfig: &Path) -> Result<kube::Client, KubeError> {
+    open(kubeconfig, false).await
+}
+
+async fn open(kubeconfig: &Path, retries: bool) -> Result<kube::Client, KubeError> {
     let unusable = |message: String| KubeError::Kubeconfig {
         path: kubeconfig.to_owned(),
         message,
@@ -21,6 +30,7 @@ pub async fn connect(kubeconfig: &Path) -> Result<kube::Client, KubeError> {
         .await
         .map_err(|error| unusable(describe(&error)))?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.default_retry = retries;
     kube::Client::try_from(config).map_err(|error| unusable(error.to_string()))
 }
 

@@ -23,7 +23,7 @@ mod wait;
 mod watch;
 
 pub use apply::{Applied, ApplyOptions, Desired, FIELD_MANAGER, apply};
-pub use client::connect;
+pub use client::{connect, connect_impatient};
 pub use error::{Cause, Conflict, KubeError};
 pub use event::{ApplyEvent, ApplyResult, PlainReporter, Reporter};
 pub use in_use::images_in_use;

@@ -16,7 +16,9 @@ use tokio::task::JoinHandle;
 use crate::{api_server, kubelet};
 
 async fn client() -> kube::Client {
-    orch::kube::connect(api_server::kubeconfig()).await.unwrap()
+    orch::kube::connect_impatient(api_server::kubeconfig())
+        .await
+        .unwrap()
 }
 
 fn wanted(name: &str, labels: &[(&str, &str)], taints: &[&str]) -> WantedNode {

@@ -1,7 +1,8 @@
 //! Emptying a node: cordon it, ask for the eviction of its pods, wait until they are gone.
 //!
 //! Evictions respect PodDisruptionBudgets; a budget that allows none is waited for, within the limit. Pods of DaemonSets and
-//! static pods stay: they belong to the node.
+//! static pods stay: they belong to the node. The client should be one of [`connect_impatient`](crate::kube::connect_impatient):
+//! another one would wait for a budget by itself, and longer than it was told to.
 
 use std::fmt;
 use std::time::Duration;
