@@ -69,7 +69,11 @@ pub(super) async fn destroy(context: &Context) -> anyhow::Result<()> {
     for path in [context.project.kubeconfig(), context.project.state()] {
         machines::remove(&path)?;
     }
-    step.done("gone, with their network and volumes");
+    step.done(if context.provider() == Provider::Ssh {
+        "freed of K3s and orch; the hosts stay"
+    } else {
+        "gone, with their network and volumes"
+    });
     finish(context, "cluster destroyed");
     Ok(())
 }

@@ -34,6 +34,12 @@ echo 'programs may be run from none of /run, /tmp and /var/tmp' >&2
 exit 1
 "#;
 
+/// Removes what was delivered. Volumes stay: they are the user's data.
+const TAKE_BACK: &str = r#"
+rm -rf /etc/orch /var/lib/orch/artifacts /var/lib/orch/uploads /var/lib/orch/uploads.sums /usr/local/bin/orch-provision
+[ ! -d /var/lib/orch ] || rmdir --ignore-fail-on-non-empty /var/lib/orch
+"#;
+
 /// One node and who watches it.
 pub(super) struct Node<'a> {
     host: &'a Host,
@@ -115,11 +121,16 @@ impl<'a> Node<'a> {
             arguments.extend(["--staged", folder.as_str()]);
         }
         let heard = self.provision(&session, &program, &arguments).await;
-        if let Some(folder) = &staged {
-            let remove = Command::script(r#"rm -rf -- "$1""#, &[folder]);
-            session.succeed(remove).await?;
-        }
+        let removed = match &staged {
+            Some(folder) => {
+                let remove = Command::script(r#"rm -rf -- "$1""#, &[folder]);
+                session.succeed(remove).await.map(drop)
+            }
+            None => Ok(()),
+        };
+        // Why there is no plan says more than that its folder stayed, which has the same cause then.
         self.conclude(heard?, report)?;
+        removed?;
         session.close().await;
         Ok(())
     }
@@ -152,6 +163,8 @@ impl<'a> Node<'a> {
         let command = Command::program([node_paths::PROVISIONER, "reset", "--output", "json"]);
         let heard = self.listen(&session, command).await?;
         self.conclude(heard, report)?;
+        let take_back = Command::new(TAKE_BACK).shown_as("take back what was delivered");
+        session.succeed(take_back).await?;
         session.close().await;
         Ok(())
     }
