@@ -20,6 +20,9 @@ fuzz_target!(|bytes: &[u8]| {
     for line in lines {
         let key = PublicKey::from_openssh(line).expect("a listed key is a key");
         let principal = keys.principal_of(&key).expect("a listed key is known");
-        assert!(line.ends_with(&principal.to_string()), "{line} is {principal}");
+        assert!(
+            line.ends_with(&principal.to_string()),
+            "{line} is {principal}"
+        );
     }
 });

@@ -36,7 +36,10 @@ impl FactsSource for Nobody {
 impl Audit for Nobody {
     fn record(&self, event: AuditEvent) {
         assert!(
-            matches!(event.kind, AuditKind::KeyRejected | AuditKind::Unauthenticated),
+            matches!(
+                event.kind,
+                AuditKind::KeyRejected | AuditKind::Unauthenticated
+            ),
             "{event:?}"
         );
     }
