@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use orch_contract::NodeName;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -108,7 +109,7 @@ pub struct UpgradeArgs {
 pub struct RemoveArgs {
     /// The nodes to remove
     #[arg(required = true)]
-    pub nodes: Vec<String>,
+    pub nodes: Vec<NodeName>,
     #[command(flatten)]
     pub access: Access,
     /// Say what would be done and change nothing

@@ -46,7 +46,11 @@ impl Watcher for Shown {
 }
 
 /// `orch cluster plan`.
-pub(super) async fn plan(context: &Context, selection: &Selection) -> anyhow::Result<Exit> {
+pub(super) async fn plan(
+    context: &Context,
+    selection: &Selection,
+    prune: bool,
+) -> anyhow::Result<Exit> {
     let step = context.ui.step("plan");
     let provider = context.provider();
     let artifacts = machines::acquire_artifacts(context, provider, step.as_ref()).await?;
@@ -56,21 +60,24 @@ pub(super) async fn plan(context: &Context, selection: &Selection) -> anyhow::Re
     let options = options(context, selection)?;
     let shown = Shown(Arc::clone(&step));
     let reports = nodes::plan(&hosts, &delivery(&prepared), &options, &shown).await;
-    let cluster = match wanted_nodes(context) {
-        Ok(wanted) => ask(context, &wanted).await,
-        Err(error) => return Err(error),
+    let asked = ask(context, &wanted_nodes(context)?).await;
+    let (cluster, unasked) = match asked {
+        Ok(cluster) => (cluster, Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    let differs = |cluster: &Reconciled| {
+        !cluster.changes.is_empty() || (prune && !cluster.orphans.is_empty())
     };
     let report = Report {
         changes: reports.iter().any(NodeReport::is_changed)
-            || cluster
-                .as_ref()
-                .is_some_and(|cluster| !cluster.changes.is_empty()),
+            || cluster.as_ref().is_some_and(differs),
         nodes: reports,
         cluster,
     };
     step.done(&summary(&report));
     show(context, &report);
     failures(&report.nodes, "planning")?;
+    unasked?;
     Ok(if report.changes {
         Exit::Changes
     } else {
@@ -81,7 +88,7 @@ pub(super) async fn plan(context: &Context, selection: &Selection) -> anyhow::Re
 /// `orch cluster up`.
 pub(super) async fn up(context: &Context, arguments: &UpArgs) -> anyhow::Result<Exit> {
     if arguments.dry_run {
-        return plan(context, &arguments.selection).await;
+        return plan(context, &arguments.selection, arguments.prune).await;
     }
     let provider = context.provider();
     let step = context.ui.step("artifacts");
@@ -313,11 +320,17 @@ fn wanted_nodes(context: &Context) -> anyhow::Result<Vec<WantedNode>> {
 }
 
 /// Asks the cluster what would change of its Node objects; a cluster that is not there yet has nothing to say.
-async fn ask(context: &Context, wanted: &[WantedNode]) -> Option<Reconciled> {
-    let client = crate::kube::connect(&context.project.kubeconfig())
+async fn ask(context: &Context, wanted: &[WantedNode]) -> anyhow::Result<Option<Reconciled>> {
+    let kubeconfig = context.project.kubeconfig();
+    if !kubeconfig.exists() {
+        return Ok(None);
+    }
+    let asking = "asking the cluster for its nodes' labels and taints";
+    let client = crate::kube::connect(&kubeconfig)
         .await
-        .ok()?;
-    kube_nodes::plan(&client, wanted).await.ok()
+        .exit(Exit::Apply, asking)?;
+    let plan = kube_nodes::plan(&client, wanted).await;
+    plan.map(Some).exit(Exit::Apply, asking)
 }
 
 /// Whether it was noted how each of Vagrant's machines is reached.

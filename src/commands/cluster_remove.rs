@@ -16,7 +16,7 @@ use crate::ui::Step;
 /// `orch cluster remove`.
 pub(super) async fn run(context: &Context, arguments: &RemoveArgs) -> anyhow::Result<Exit> {
     for name in &arguments.nodes {
-        refuse_server(context, name)?;
+        refuse_server(context, name.as_str())?;
     }
     if arguments.dry_run {
         for name in &arguments.nodes {
@@ -27,7 +27,7 @@ pub(super) async fn run(context: &Context, arguments: &RemoveArgs) -> anyhow::Re
         return Ok(Exit::Success);
     }
     for name in &arguments.nodes {
-        one(context, name, &arguments.access, arguments.drain).await?;
+        one(context, name.as_str(), &arguments.access, arguments.drain).await?;
     }
     cluster::finish(context, "nodes removed");
     Ok(Exit::Success)
@@ -76,15 +76,28 @@ pub(super) async fn one(
     let registered = kube_nodes::registered(&client)
         .await
         .exit(Exit::Apply, removing())?;
-    if registered.iter().any(|node| node == name) {
+    let is_registered = registered.iter().any(|node| node == name);
+    if !is_registered && !reach::is_known(context, name) {
+        return Err(anyhow::anyhow!(
+            "neither the cluster nor orch.yaml has a node {name:?}; the cluster has: {}",
+            registered.join(", ")
+        ))
+        .exit(Exit::Input, "choosing nodes");
+    }
+    if is_registered {
         let options = kube_nodes::DrainOptions {
             timeout: Duration::from_secs(drain.drain_timeout),
             force: drain.force,
         };
-        kube_nodes::drain(&client, name, &options, step.as_ref())
-            .await
-            .exit(Exit::Apply, removing())?;
-        step.say(&format!("{name}: drained"));
+        let drained = kube_nodes::drain(&client, name, &options, step.as_ref()).await;
+        match drained {
+            Ok(()) => step.say(&format!("{name}: drained")),
+            // Nobody confirms the end of a lost node's pods; they go with its Node object.
+            Err(error @ kube_nodes::DrainError::TimedOut { .. }) if drain.force => {
+                step.say(&format!("{name}: goes all the same: {error}"));
+            }
+            Err(error) => return Err(error).exit(Exit::Apply, removing()),
+        }
     } else {
         step.say(&format!("{name}: the cluster does not know it"));
     }
@@ -102,6 +115,12 @@ pub(super) async fn one(
         .exit(Exit::Apply, removing())?;
     machines::forget(context, name)?;
     step.done(&format!("{name} is gone"));
+    let mut described = context.config.nodes.iter();
+    if described.any(|node| node.name.value == name) {
+        context.ui.note(&format!(
+            "{name} is still in orch.yaml: take it out, or the next `up` makes it join again"
+        ));
+    }
     Ok(())
 }
 
@@ -114,6 +133,12 @@ async fn free(
 ) -> anyhow::Result<()> {
     if context.provider() != Provider::Ssh {
         return machines::destroy_one(context, name, step).await;
+    }
+    if let Some(other) = reach::same_host(context, name)? {
+        step.say(&format!(
+            "{name}: its host is {other} now and stays as it is; only the old name goes"
+        ));
+        return Ok(());
     }
     let Some(host) = reach::remembered(context, name)? else {
         step.say(&format!(

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
-use orch_contract::{Outcome, Role, Subject};
+use futures::future::join_all;
+use orch_contract::{Action, Outcome, Role, Subject};
 
 use super::cluster_nodes::{Shown, delivery, failures, options, selected};
 use super::{Context, cluster, machines};
@@ -34,7 +34,13 @@ pub(super) async fn run(context: &Context, arguments: &UpgradeArgs) -> anyhow::R
     let shown = Shown(Arc::clone(&step));
     let reports = nodes::plan(&hosts, &delivery(&sketch), &options, &shown).await;
     failures(&reports, "planning the upgrade")?;
-    let waves = waves(&hosts, &reports, usize::from(arguments.max_unavailable));
+    let begun = begun(context).await?;
+    let waves = waves(
+        &hosts,
+        &reports,
+        &begun,
+        usize::from(arguments.max_unavailable),
+    );
     step.done(&match waves.iter().map(Vec::len).sum::<usize>() {
         0 => "every node runs the K3s of orch.yaml".to_owned(),
         count => format!("{count} of {} nodes get another K3s", hosts.len()),
@@ -71,8 +77,11 @@ pub(super) async fn run(context: &Context, arguments: &UpgradeArgs) -> anyhow::R
             arguments,
             step: &step,
         };
-        try_join_all(hosts.iter().map(|host| one.run(host)))
-            .await
+        // All of a wave end before one's failure is told: none is dropped half way.
+        let ended = join_all(hosts.iter().map(|host| one.run(host))).await;
+        ended
+            .into_iter()
+            .collect::<anyhow::Result<Vec<()>>>()
             .exit(
                 Exit::Machine,
                 format!(
@@ -87,11 +96,27 @@ pub(super) async fn run(context: &Context, arguments: &UpgradeArgs) -> anyhow::R
     Ok(Exit::Success)
 }
 
+/// Nodes that an upgrade left cordoned when it was cut off.
+async fn begun(context: &Context) -> anyhow::Result<Vec<String>> {
+    let asking = "asking the cluster for upgrades that have begun";
+    let client = crate::kube::connect_impatient(&context.project.kubeconfig())
+        .await
+        .exit(Exit::Apply, asking)?;
+    let begun = kube_nodes::being_upgraded(&client).await;
+    begun.exit(Exit::Apply, asking)
+}
+
 /// Who gets another K3s, in the order of it: each server alone, then agents together up to the limit.
-fn waves<'h>(hosts: &'h [Host], reports: &[NodeReport], limit: usize) -> Vec<Vec<&'h Host>> {
+fn waves<'h>(
+    hosts: &'h [Host],
+    reports: &[NodeReport],
+    begun: &[String],
+    limit: usize,
+) -> Vec<Vec<&'h Host>> {
     let due = |host: &&Host| {
         let mut reports = reports.iter();
-        reports.any(|report| report.node == host.name && changes_k3s(report))
+        begun.contains(&host.name)
+            || reports.any(|report| report.node == host.name && changes_k3s(report))
     };
     let (servers, agents): (Vec<&Host>, Vec<&Host>) = hosts
         .iter()
@@ -111,7 +136,7 @@ fn changes_k3s(report: &NodeReport) -> bool {
     report.outcome != Outcome::Failed
         && changes
             .into_iter()
-            .any(|change| change.subject == Subject::Version)
+            .any(|change| change.subject == Subject::Version && change.action == Action::Update)
 }
 
 /// What every node's upgrade needs.
@@ -130,6 +155,7 @@ impl Upgrade<'_> {
             timeout: Duration::from_secs(self.arguments.drain.drain_timeout),
             force: self.arguments.drain.force,
         };
+        kube_nodes::mark_upgrade(&client, &host.name, true).await?;
         kube_nodes::drain(&client, &host.name, &drain, self.step.as_ref()).await?;
         let shown = Shown(Arc::clone(self.step));
         let hosts = std::slice::from_ref(host);
@@ -137,13 +163,14 @@ impl Upgrade<'_> {
         failures(&reports, &format!("upgrading {}", host.name))?;
         kube_nodes::wait_ready(&client, &host.name, READY).await?;
         kube_nodes::set_schedulable(&client, &host.name, true).await?;
+        kube_nodes::mark_upgrade(&client, &host.name, false).await?;
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use orch_contract::{Action, Change};
+    use orch_contract::Change;
 
     use super::*;
     use crate::nodes::PlannedStep;
@@ -183,10 +210,15 @@ mod tests {
                 report(name, subject)
             })
             .collect();
-        let shown: Vec<Vec<&str>> = waves(&hosts, &reports, 2)
+        let shown: Vec<Vec<&str>> = waves(&hosts, &reports, &["c".to_owned()], 2)
             .into_iter()
             .map(|wave| wave.into_iter().map(|host| host.name.as_str()).collect())
             .collect();
-        assert_eq!(shown, [vec!["s"], vec!["t"], vec!["a", "b"], vec!["d"]]);
+        assert_eq!(
+            shown,
+            [vec!["s"], vec!["t"], vec!["a", "b"], vec!["c", "d"]]
+        );
+        let none = waves(&hosts, &[], &[], 2);
+        assert!(none.is_empty(), "{none:?}");
     }
 }

@@ -198,7 +198,7 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
 
 async fn cluster_command(context: &Context, command: ClusterCommand) -> anyhow::Result<Exit> {
     match command {
-        ClusterCommand::Plan(selection) => cluster_nodes::plan(context, &selection).await,
+        ClusterCommand::Plan(selection) => cluster_nodes::plan(context, &selection, false).await,
         ClusterCommand::Up(arguments) => cluster_nodes::up(context, &arguments).await,
         ClusterCommand::Upgrade(arguments) => cluster_upgrade::run(context, &arguments).await,
         ClusterCommand::Remove(arguments) => cluster_remove::run(context, &arguments).await,

@@ -83,18 +83,46 @@ pub(super) fn remember(context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether orch.yaml has the node, or had it.
+pub(super) fn is_known(context: &Context, name: &str) -> bool {
+    let mut nodes = context.config.nodes.iter();
+    nodes.any(|node| node.name.value == name) || context.project.reached().join(name).exists()
+}
+
+/// The node of orch.yaml that is now what `name` was: a host that got another name.
+pub(super) fn same_host(context: &Context, name: &str) -> anyhow::Result<Option<String>> {
+    let Some(former) = noted(context, name)? else {
+        return Ok(None);
+    };
+    let is_it = |node: &&config::Node| {
+        let now = described(context, node);
+        node.name.value != name && (&now.host, now.port) == (&former.host, former.port)
+    };
+    let node = context.config.nodes.iter().find(is_it);
+    Ok(node.map(|node| node.name.value.clone()))
+}
+
+/// How an SSH host was last reached.
+fn noted(context: &Context, name: &str) -> anyhow::Result<Option<ssh::Host>> {
+    let path = context.project.reached().join(name);
+    let Ok(text) = std::fs::read(&path) else {
+        return Ok(None);
+    };
+    let reading = || format!("reading {}", path.display());
+    serde_json::from_slice(&text)
+        .map(Some)
+        .exit(Exit::Host, reading())
+}
+
 /// An SSH host as orch.yaml has it, or as it last had it.
 pub(super) fn remembered(context: &Context, name: &str) -> anyhow::Result<Option<Host>> {
     let mut nodes = context.config.nodes.iter();
     if let Some(node) = nodes.find(|node| node.name.value == name) {
         return host(context, node).map(Some);
     }
-    let path = context.project.reached().join(name);
-    let Ok(text) = std::fs::read(&path) else {
+    let Some(host) = noted(context, name)? else {
         return Ok(None);
     };
-    let reading = || format!("reading {}", path.display());
-    let host: ssh::Host = serde_json::from_slice(&text).exit(Exit::Host, reading())?;
     Ok(Some(Host {
         name: name.to_owned(),
         role: orch_contract::Role::Agent,

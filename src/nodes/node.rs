@@ -129,7 +129,7 @@ impl<'a> Node<'a> {
             None => Ok(()),
         };
         // Why there is no plan says more than that its folder stayed, which has the same cause then.
-        self.conclude(heard?, report)?;
+        self.conclude(heard?, Outcome::Planned, report)?;
         removed?;
         session.close().await;
         Ok(())
@@ -141,7 +141,7 @@ impl<'a> Node<'a> {
         let heard = self
             .provision(&session, node_paths::PROVISIONER, &["up"])
             .await?;
-        self.conclude(heard, report)?;
+        self.conclude(heard, Outcome::Changed, report)?;
         if self.host.role == Role::Server {
             let read = Command::program(["cat", KUBECONFIG]);
             let output = session.succeed(read).await?;
@@ -162,7 +162,7 @@ impl<'a> Node<'a> {
         self.send_shared(&session, &load, &survey).await?;
         let command = Command::program([node_paths::PROVISIONER, "reset", "--output", "json"]);
         let heard = self.listen(&session, command).await?;
-        self.conclude(heard, report)?;
+        self.conclude(heard, Outcome::Changed, report)?;
         let take_back = Command::new(TAKE_BACK).shown_as("take back what was delivered");
         session.succeed(take_back).await?;
         session.close().await;
@@ -320,7 +320,13 @@ impl<'a> Node<'a> {
         })
     }
 
-    fn conclude(&self, heard: Heard, report: &mut NodeReport) -> Result<(), NodeError> {
+    /// `done` is what a run comes to in which only files travelled.
+    fn conclude(
+        &self,
+        heard: Heard,
+        done: Outcome,
+        report: &mut NodeReport,
+    ) -> Result<(), NodeError> {
         report.steps.extend(heard.steps);
         report.k3s = heard.k3s;
         if let Some((step, reason, causes)) = heard.failure {
@@ -332,7 +338,7 @@ impl<'a> Node<'a> {
             });
         }
         report.outcome = match heard.outcome {
-            Some(Outcome::Unchanged) if report.is_changed() => Outcome::Changed,
+            Some(Outcome::Unchanged) if report.is_changed() => done,
             Some(outcome) => outcome,
             None => {
                 let problem = "orch-provision ended without a summary";

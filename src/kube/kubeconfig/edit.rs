@@ -56,12 +56,29 @@ impl Entries {
         })
     }
 
-    /// The server of another cluster that has the name.
+    /// What of another cluster's has the name: a cluster with another server, a context that leads elsewhere, a user without
+    /// a cluster of ours.
     pub(super) fn taken(&self, config: &Value) -> Option<String> {
-        let clusters = config["clusters"].as_array()?;
-        let entry = clusters.iter().find(|entry| entry["name"] == *self.name)?;
-        let (theirs, ours) = (&entry["cluster"]["server"], &self.parts[0]["server"]);
-        (theirs != ours).then(|| theirs.as_str().unwrap_or("no server").to_owned())
+        let named = |list: &str| {
+            let mut entries = config[list].as_array().into_iter().flatten();
+            entries.find(|entry| entry["name"] == *self.name)
+        };
+        let cluster = named("clusters");
+        if let Some(entry) = cluster {
+            let (theirs, ours) = (&entry["cluster"]["server"], &self.parts[0]["server"]);
+            if theirs != ours {
+                let server = theirs.as_str().unwrap_or("no server");
+                return Some(format!("cluster, at {server}"));
+            }
+        }
+        if let Some(entry) = named("contexts") {
+            let context = &entry["context"];
+            if context["cluster"] != *self.name || context["user"] != *self.name {
+                let cluster = context["cluster"].as_str().unwrap_or("no cluster");
+                return Some(format!("context, of {cluster}"));
+            }
+        }
+        (cluster.is_none() && named("users").is_some()).then(|| "user".to_owned())
     }
 
     fn entry(&self, index: usize) -> Value {

@@ -41,7 +41,7 @@ pub enum MergeError {
     )]
     Locked { lock: PathBuf },
     #[error(
-        "{path} has a cluster {name:?} already, at {theirs}; give this one another name with --name, or replace that one with --force"
+        "{path} has another {name:?} already (a {theirs}); give this one another name with --name, or replace that one with --force"
     )]
     Taken {
         path: PathBuf,
@@ -298,6 +298,24 @@ extensions:
                 .unwrap()
                 .changed
         );
+    }
+
+    #[test]
+    fn another_clusters_context_or_user_of_the_name_is_not_overwritten() {
+        let aliased =
+            "contexts:\n- name: movies\n  context: {cluster: 'arn:x', user: 'arn:x'}\nusers: []\n";
+        let user = "users:\n- name: movies\n  user: {token: secret}\n";
+        for (text, expected) in [(aliased, "a context, of arn:x"), (user, "a user")] {
+            let (_folder, source, file) = folder(Some(text));
+            let error = merge(&source, &file, "movies", false, false).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+            assert_eq!(fs::read_to_string(&file).unwrap(), text);
+            assert!(
+                merge(&source, &file, "movies", true, false)
+                    .unwrap()
+                    .changed
+            );
+        }
     }
 
     #[test]

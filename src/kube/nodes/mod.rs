@@ -31,6 +31,9 @@ pub const OWNED_LABELS: &str = "orch.dev/labels";
 /// Keys and effects of the taints that orch set, `key:Effect` with commas.
 pub const OWNED_TAINTS: &str = "orch.dev/taints";
 
+/// On a node whose upgrade has begun.
+const UPGRADING: &str = "orch.dev/upgrading";
+
 /// A node as it is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WantedNode {
@@ -149,6 +152,27 @@ pub async fn set_schedulable(
         .await
         .map(|_| ())
         .map_err(|error| failed(&format!("{word} node {name}"), error))
+}
+
+/// Nodes whose upgrade was begun and has not ended.
+pub async fn being_upgraded(client: &kube::Client) -> Result<Vec<String>, KubeError> {
+    let marked = |(name, node): (String, Node)| {
+        let annotations = node.metadata.annotations.unwrap_or_default();
+        annotations.contains_key(UPGRADING).then_some(name)
+    };
+    Ok(list(client).await?.into_iter().filter_map(marked).collect())
+}
+
+/// Marks the node as one whose upgrade has begun, or ended: a run that is cut off in between is known by it.
+pub async fn mark_upgrade(client: &kube::Client, name: &str, begun: bool) -> Result<(), KubeError> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let value = begun.then_some("true");
+    let patch = Patch::Merge(serde_json::json!({"metadata": {"annotations": {UPGRADING: value}}}));
+    nodes
+        .patch(name, &PatchParams::default(), &patch)
+        .await
+        .map(|_| ())
+        .map_err(|error| failed(&format!("marking the upgrade of node {name}"), error))
 }
 
 /// Waits until the cluster calls the node Ready.
