@@ -1,7 +1,7 @@
 //! Labels, taints, drains and removals of nodes against the real API server, its admission and its eviction API.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -96,6 +96,22 @@ async fn labels_and_taints_follow_what_is_wanted_for_life() {
     assert_eq!(keys, ["maintenance"]);
 }
 
+/// Waits until the disruption controller has seen this many healthy pods.
+async fn budget_counts(budgets: &Api<PodDisruptionBudget>, name: &str, healthy: i32) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let status = budgets.get(name).await.unwrap().status;
+        if status
+            .as_ref()
+            .is_some_and(|status| status.current_healthy == healthy)
+        {
+            return;
+        }
+        assert!(Instant::now() < deadline, "last seen: {status:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// Ends pods that are being deleted, as a kubelet does.
 fn reaper(client: &kube::Client, namespace: &str) -> JoinHandle<()> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
@@ -174,6 +190,8 @@ async fn a_drain_respects_budgets_and_what_belongs_to_the_node() {
         "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "x"}}}}),
     )
     .await;
+    // A pod that is still Pending is evicted whatever its budget says.
+    budget_counts(&budgets, "all", 2).await;
     let options = DrainOptions {
         force: true,
         ..options
