@@ -87,6 +87,13 @@ pub enum ImageEvent {
         /// What was not read.
         remark: String,
     },
+    /// No provenance was attached: neither did this run push the image, nor did the lock list it before.
+    Unattested {
+        /// The component.
+        component: String,
+        /// `repository:tag@digest`.
+        reference: String,
+    },
     /// There was nothing to do for a component.
     Skipped {
         /// The component.
@@ -218,6 +225,13 @@ impl ImageEvent {
             Self::Incomplete { component, remark } => {
                 format!("{component}: the list of packages is not complete: {remark}")
             }
+            Self::Unattested {
+                component,
+                reference,
+            } => format!(
+                "{component}: no provenance for {reference}: this run did not push it, and images.lock did not list it; if it is \
+                 yours, `orch images attest --provenance {component}` says so"
+            ),
             Self::Skipped { component, reason } => format!("{component}: nothing to do ({reason})"),
             Self::Pinned {
                 file,

@@ -362,6 +362,7 @@ impl crate::images::event::Reporter for Step {
             ImageEvent::Substituted { .. }
             | ImageEvent::BuildFinished { .. }
             | ImageEvent::Incomplete { .. }
+            | ImageEvent::Unattested { .. }
             | ImageEvent::Pushed { .. } => {
                 self.say(&text);
             }

@@ -244,27 +244,34 @@ impl Pipeline {
         };
         let published = self
             .in_order(&prepared, async |source| {
-                let digest = self.publish(source, &planned, &foundations, &pusher);
-                let (digest, name) = (digest.await?, &source.component.name);
-                let Some((input, digest)) = planned.inputs.get(name).zip(digest) else {
+                let published = self.publish(source, &planned, &foundations, &pusher, &prepared);
+                let (published, name) = (published.await?, &source.component.name);
+                let Some((input, published)) = planned.inputs.get(name).zip(published) else {
                     return Ok(None);
                 };
-                let entry = self.entry(name, input, digest);
+                let entry = self.entry(name, input, published.digest);
                 self.remember(&prepared, name, &entry)?;
-                Ok(Some(entry))
+                Ok(Some((entry, published.ours)))
             })
             .await;
         // Also after a failure: what was sent is there.
         pusher.knowledge.save();
-        let entries: BTreeMap<String, Entry> = published?
-            .into_iter()
-            .filter_map(|(name, entry)| Some((name, entry?)))
-            .collect();
+        let (mut entries, mut ours) = (BTreeMap::new(), BTreeSet::new());
+        for (name, published) in published? {
+            let Some((entry, is_ours)) = published else {
+                continue;
+            };
+            if is_ours {
+                ours.insert(name.clone());
+            }
+            entries.insert(name, entry);
+        }
         let attested = self
             .attest_pushed(
                 &prepared,
                 &planned.inputs,
                 &entries,
+                &ours,
                 pusher.registry.as_ref(),
                 key.as_ref(),
             )

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Pipeline;
+use super::attest::is_listed;
 use super::gather::{Planned, Prepared};
 use super::schedule::{self, Node};
 use crate::images::ImageError;
@@ -19,6 +20,13 @@ use crate::images::input::{Input, InputError, Source};
 use crate::images::lock::Entry;
 use crate::images::plan::{Action, Step};
 use crate::images::push::{Pushed, Pusher};
+
+/// A component's image in the registry.
+pub(super) struct Published {
+    pub(super) digest: String,
+    /// This run pushed it, or the lock listed it before. Another is known by its tag alone, which whoever may push can move.
+    pub(super) ours: bool,
+}
 
 /// What a build may take over from earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,14 +256,15 @@ impl Pipeline {
         Ok(images)
     }
 
-    /// Does a component's step. The digest that it has in the registry then, if it goes there.
+    /// Does a component's step. What it has in the registry then, if it goes there.
     pub(super) async fn publish(
         &self,
         source: &Source,
         planned: &Planned,
         foundations: &Foundations,
         pusher: &Pusher,
-    ) -> Result<Option<String>, ImageError> {
+        prepared: &Prepared,
+    ) -> Result<Option<Published>, ImageError> {
         let component = source.component.name.as_str();
         let (Some(step), Some(input)) = (planned.step(component), planned.inputs.get(component))
         else {
@@ -267,7 +276,10 @@ impl Pipeline {
                 let (component, reason) = (component.to_owned(), step.reason.clone());
                 self.reporter
                     .event(ImageEvent::Skipped { component, reason });
-                return Ok(digest.clone());
+                return Ok(digest.clone().map(|digest| Published {
+                    ours: is_listed(prepared, &step.component, input, &digest),
+                    digest,
+                }));
             }
             Action::Retag { digest } => {
                 let pushed = pusher.retag(&path, digest, &input.tag).await?;
@@ -305,7 +317,12 @@ impl Pipeline {
         self.pushed(component, input, pushed).map(Some)
     }
 
-    fn pushed(&self, component: &str, input: &Input, pushed: Pushed) -> Result<String, ImageError> {
+    fn pushed(
+        &self,
+        component: &str,
+        input: &Input,
+        pushed: Pushed,
+    ) -> Result<Published, ImageError> {
         if pushed.theirs && self.settings.attest.key.is_some() {
             return Err(self.not_ours(component, input, &pushed.digest));
         }
@@ -316,7 +333,10 @@ impl Pipeline {
             blobs_sent: pushed.sent,
             blobs_reused: pushed.reused,
         });
-        Ok(pushed.digest)
+        Ok(Published {
+            digest: pushed.digest,
+            ours: !pushed.theirs,
+        })
     }
 
     /// What the lock says about a component that has `digest` in the registry.

@@ -8,7 +8,7 @@ mod ours;
 mod packages;
 mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::try_join_all;
 use serde::Serialize;
@@ -24,6 +24,7 @@ use crate::images::input::{self, Input, Source};
 use crate::images::lock::{Entry, Lock};
 use crate::images::registry::Registry;
 use documents::attach_provenance;
+pub(in crate::images::execute) use ours::is_listed;
 pub use verify::{Verdict, Verified};
 
 /// What is attached to an image now.
@@ -41,6 +42,12 @@ pub struct Attested {
     pub signed: bool,
     /// How many of these were not there before.
     pub added: usize,
+}
+
+/// What may be said about one image.
+struct Wanted<'k> {
+    provenance: bool,
+    key: Option<&'k PrivateKey>,
 }
 
 impl Pipeline {
@@ -64,19 +71,22 @@ impl Pipeline {
                 if documents {
                     self.check_fresh(entry, inputs.get(&name), &name)?;
                 }
-                let found = self.attest_one(prepared, inputs, source, entry, registry, key);
+                let provenance = self.settings.attest.provenance;
+                let wanted = Wanted { provenance, key };
+                let found = self.attest_one(prepared, inputs, source, entry, registry, wanted);
                 Ok::<_, ImageError>((name, found.await?))
             }
         });
         Ok(try_join_all(tasks).await?.into_iter().collect())
     }
 
-    /// Attaches what the settings ask for to images that were pushed just now.
+    /// Attaches what the settings ask for to the images of a push. How one that is not `ours` was built, nobody here knows.
     pub(in crate::images::execute) async fn attest_pushed(
         &self,
         prepared: &Prepared,
         inputs: &BTreeMap<String, Input>,
         entries: &BTreeMap<String, Entry>,
+        ours: &BTreeSet<String>,
         registry: &dyn Registry,
         key: Option<&PrivateKey>,
     ) -> Result<BTreeMap<String, Attested>, ImageError> {
@@ -86,7 +96,16 @@ impl Pipeline {
         let tasks = prepared.sources.iter().filter_map(|source| {
             let name = source.component.name.clone();
             let entry = entries.get(&name)?;
-            let found = self.attest_one(prepared, inputs, source, entry, registry, key);
+            let provenance = self.settings.attest.provenance && ours.contains(&name);
+            if self.settings.attest.provenance && !provenance {
+                let (component, reference) = (name.clone(), entry.pinned());
+                self.reporter.event(ImageEvent::Unattested {
+                    component,
+                    reference,
+                });
+            }
+            let wanted = Wanted { provenance, key };
+            let found = self.attest_one(prepared, inputs, source, entry, registry, wanted);
             Some(async move { Ok::<_, ImageError>((name, found.await?)) })
         });
         Ok(try_join_all(tasks).await?.into_iter().collect())
@@ -163,7 +182,7 @@ impl Pipeline {
         source: &Source,
         entry: &Entry,
         registry: &dyn Registry,
-        key: Option<&PrivateKey>,
+        Wanted { provenance, key }: Wanted<'_>,
     ) -> Result<Attested, ImageError> {
         let name = &source.component.name;
         let store = self.store(name, registry);
@@ -171,11 +190,11 @@ impl Pipeline {
             reference: entry.pinned(),
             ..Attested::default()
         };
-        let wanted = &self.settings.attest;
+        let sbom = self.settings.attest.sbom;
         // Nothing is said, not even by a signature, about an image that is not there.
         let manifest = store.image(&entry.digest).await?;
-        if wanted.sbom || wanted.provenance {
-            if wanted.provenance {
+        if sbom || provenance {
+            if provenance {
                 let build = self.build_of(prepared, inputs, source, entry);
                 let known = store.referrers(&entry.digest).await?;
                 let placed =
@@ -189,7 +208,7 @@ impl Pipeline {
                 }
                 attested.provenance = Some(placed.digest);
             }
-            if wanted.sbom {
+            if sbom {
                 for image in self.platforms(&store, source, manifest).await? {
                     let placed = self.attach_sbom(&store, source, entry, &image, key).await?;
                     self.attached(&mut attested, name, "list of packages", placed.new);

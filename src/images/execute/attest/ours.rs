@@ -1,4 +1,4 @@
-//! About which images a key may speak.
+//! About which images this run may speak for itself.
 
 use super::Pipeline;
 use crate::images::ImageError;
@@ -6,6 +6,17 @@ use crate::images::attest::AttestError;
 use crate::images::execute::gather::{Planned, Prepared};
 use crate::images::input::Input;
 use crate::images::plan::Action;
+
+/// Did the lock list this image for these sources before the run?
+pub(in crate::images::execute) fn is_listed(
+    prepared: &Prepared,
+    component: &str,
+    input: &Input,
+    digest: &str,
+) -> bool {
+    let locked = prepared.lock.components.get(component);
+    locked.is_some_and(|entry| entry.digest == digest && entry.input == input.hash.to_string())
+}
 
 impl Pipeline {
     /// A key vouches only for what this run puts there and for what the lock listed before it. That an image has the right tag
@@ -25,11 +36,7 @@ impl Pipeline {
             else {
                 continue;
             };
-            let locked = prepared.lock.components.get(&step.component);
-            let listed = locked.is_some_and(|entry| {
-                entry.digest == *digest && entry.input == input.hash.to_string()
-            });
-            if !listed {
+            if !is_listed(prepared, &step.component, input, digest) {
                 return Err(self.not_ours(&step.component, input, digest));
             }
         }
