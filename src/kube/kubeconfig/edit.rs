@@ -1,7 +1,7 @@
 //! A kubeconfig's text with one cluster's entries in it. Pure.
 //!
 //! The entries' lines are replaced or added where the file has the usual form. The result is read again, and where it does not
-//! mean what it should, the file is written anew: nothing is lost but comments.
+//! mean what it should, the file is written anew, and read again, too: nothing is lost but comments.
 
 use saphyr_parser::{Event, Parser, Span};
 use serde_json::{Map, Value, json};
@@ -120,29 +120,35 @@ pub(super) fn parse(text: &str) -> Result<Value, NoKubeconfig> {
     Ok(Value::Object(fields))
 }
 
-/// Puts the entries into the text that `config` was read from.
-pub(super) fn merge(text: &str, config: &Value, entries: &Entries, current: bool) -> Edited {
+/// Puts the entries into the text that `config` was read from; `None` for what has no form in YAML that reads back as it is.
+pub(super) fn merge(
+    text: &str,
+    config: &Value,
+    entries: &Entries,
+    current: bool,
+) -> Option<Edited> {
     let wanted = wanted(config, entries, current);
     if wanted == *config {
-        return Edited {
+        return Some(Edited {
             text: Zeroizing::new(text.to_owned()),
             in_place: true,
-        };
+        });
     }
+    let means_it = |edited: &Zeroizing<String>| parse(edited).is_ok_and(|value| value == wanted);
     let in_place = edit_in_place(text, config, entries, current)
         .map(Zeroizing::new)
-        .filter(|edited| parse(edited).is_ok_and(|value| value == wanted));
+        .filter(means_it);
     if let Some(text) = in_place {
-        return Edited {
+        return Some(Edited {
             text,
             in_place: true,
-        };
+        });
     }
-    Edited {
-        // Values of JSON always have a form in YAML.
-        text: Zeroizing::new(serde_saphyr::to_string(&wanted).unwrap_or_default()),
+    let anew = serde_saphyr::to_string(&wanted).ok().map(Zeroizing::new);
+    Some(Edited {
+        text: anew.filter(means_it)?,
         in_place: text.trim().is_empty(),
-    }
+    })
 }
 
 /// What the file is to mean.
@@ -264,7 +270,11 @@ fn list_edit(
     Some(
         match items.iter().position(|item| item["name"] == *entries.name) {
             Some(position) => {
-                let to = starts.get(position + 1).copied().unwrap_or(end);
+                // What is written above the next item belongs to that one.
+                let to = match starts.get(position + 1) {
+                    Some(next) => last_line_end(text, *next),
+                    None => end,
+                };
                 (*starts.get(position)?, to, new)
             }
             None => (end, end, new),

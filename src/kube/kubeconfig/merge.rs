@@ -48,6 +48,10 @@ pub enum MergeError {
         name: String,
         theirs: String,
     },
+    #[error(
+        "{path} with the entries in it cannot be written so that it reads back as it is meant; merge into another file with --into"
+    )]
+    Unwritable { path: PathBuf },
     #[error("the cluster's own kubeconfig {path} cannot be used: {problem}")]
     Source { path: PathBuf, problem: String },
 }
@@ -94,12 +98,13 @@ pub fn merge(
         path: source.to_owned(),
         problem,
     })?;
+    if let Some(folder) = target.parent() {
+        fs::create_dir_all(folder).map_err(io_error("make the folder of", target))?;
+    }
+    // By the name that was given, as client-go does, and not by that of what a link leads to.
+    let _lock = Lock::take(target)?;
     // A link is followed, or the rename would put a file in its place.
     let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
-    if let Some(folder) = target.parent() {
-        fs::create_dir_all(folder).map_err(io_error("make the folder of", &target))?;
-    }
-    let _lock = Lock::take(&target)?;
     let before = match fs::read_to_string(&target) {
         Ok(text) => Zeroizing::new(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Zeroizing::default(),
@@ -124,6 +129,10 @@ pub fn merge(
         .is_some_and(|current| !current.is_empty());
     let current = make_current || !has_current;
     let edited = edit::merge(&before, &config, &entries, current);
+    let Some(edited) = edited else {
+        wipe(config);
+        return Err(MergeError::Unwritable { path: target });
+    };
     let is_current = current || config["current-context"] == name;
     wipe(config);
     let changed = *edited.text != *before;
@@ -264,6 +273,38 @@ extensions:
     }
 
     #[test]
+    fn a_comment_above_the_next_item_is_that_items() {
+        let theirs = "\
+apiVersion: v1
+kind: Config
+clusters:
+- name: movies
+  cluster: {server: 'https://127.0.0.1:6443'}
+
+# the cloud, since 2019
+- name: cloud
+  cluster: {server: 'https://cloud:443'}
+# the end
+contexts: []
+users: []
+";
+        let (_folder, source, file) = folder(Some(theirs));
+        assert!(
+            merge(&source, &file, "movies", false, false)
+                .unwrap()
+                .in_place
+        );
+        let text = fs::read_to_string(&file).unwrap();
+        let (_, after) = text.split_once("QQ==").unwrap();
+        let (_, rest) = after.split_once('\n').unwrap();
+        assert!(
+            rest.starts_with("\n# the cloud, since 2019\n- name: cloud\n"),
+            "{text}"
+        );
+        assert!(text.contains("# the end\n"), "{text}");
+    }
+
+    #[test]
     fn a_new_file_gets_the_context_as_its_current_one() {
         let (_folder, source, file) = folder(None);
         let merged = merge(&source, &file, "other", false, false).unwrap();
@@ -336,11 +377,15 @@ extensions:
         merge(&source, &link, "movies", false, false).unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert!(fs::read_to_string(&file).unwrap().contains("movies"));
-        let lock = folder.path().join("kube/config.lock");
-        fs::write(&lock, "").unwrap();
-        let error = merge(&source, &file, "movies", false, false).unwrap_err();
-        assert!(error.to_string().contains("config.lock"), "{error}");
-        assert!(lock.exists(), "it is another's");
+        for (name, lock) in [(&file, "kube/config.lock"), (&link, "link.lock")] {
+            let lock = folder.path().join(lock);
+            fs::write(&lock, "").unwrap();
+            let error = merge(&source, name, "movies", false, false).unwrap_err();
+            let expected = format!("{} exists", lock.display());
+            assert!(error.to_string().contains(&expected), "{error}");
+            assert!(lock.exists(), "it is another's");
+            fs::remove_file(&lock).unwrap();
+        }
     }
 
     #[test]
