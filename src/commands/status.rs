@@ -1,8 +1,11 @@
 //! `orch status`, and the report that ends `create`.
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::apply::pins;
 use super::{Context, manifests};
 use crate::artifacts::{Artifacts, Source};
+use crate::config::Forward;
 use crate::exit::{Exit, WithExit as _};
 use crate::kube::status::{ClusterStatus, collect, table};
 use crate::machines::Provider;
@@ -98,11 +101,8 @@ pub(super) async fn report(context: &Context, artifacts: Option<&Artifacts>) -> 
         return Ok(());
     }
     ui.result(table(&cluster).trim_end());
-    for forward in &context.config.ports.forward {
-        ui.result(&format!(
-            "http://localhost:{} -> NodePort {}",
-            forward.host, forward.node
-        ));
+    for line in ways_in(context) {
+        ui.result(&line);
     }
     ui.result(&format!(
         "KUBECONFIG={}",
@@ -127,6 +127,25 @@ pub(super) async fn report(context: &Context, artifacts: Option<&Artifacts>) -> 
     Ok(())
 }
 
+/// Where the NodePorts of orch.yaml are reached: through this computer's ports, or on an SSH host itself.
+fn ways_in(context: &Context) -> Vec<String> {
+    let server = context.config.server().map(|node| node.address.value);
+    let on_host = server.filter(|_| context.provider() == Provider::Ssh);
+    let forwards = context.config.ports.forward.iter();
+    forwards.map(|forward| way_in(*forward, on_host)).collect()
+}
+
+fn way_in(forward: Forward, on_host: Option<IpAddr>) -> String {
+    let node = forward.node;
+    match on_host {
+        Some(address) => format!(
+            "http://{} -> NodePort {node}",
+            SocketAddr::new(address, node)
+        ),
+        None => format!("http://localhost:{} -> NodePort {node}", forward.host),
+    }
+}
+
 /// The high-water mark of this process's resident memory (proc_pid_status(5), VmHWM).
 fn peak_memory_kib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -134,4 +153,27 @@ fn peak_memory_kib() -> Option<u64> {
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_in_leads_to_who_listens() {
+        let forward = Forward {
+            host: 8080,
+            node: 30080,
+        };
+        let shown = |address: &str| way_in(forward, Some(address.parse().unwrap()));
+        assert_eq!(
+            way_in(forward, None),
+            "http://localhost:8080 -> NodePort 30080"
+        );
+        assert_eq!(
+            shown("10.0.0.11"),
+            "http://10.0.0.11:30080 -> NodePort 30080"
+        );
+        assert_eq!(shown("fd00::1"), "http://[fd00::1]:30080 -> NodePort 30080");
+    }
 }
