@@ -81,30 +81,25 @@ pub(super) const SUMS: &str = "/var/lib/orch/uploads.sums";
 
 impl Load {
     pub(super) fn read(host: &Host, delivery: &Delivery) -> Result<Self, NodeError> {
-        let local = |path: &Path| {
-            let (node, path) = (host.name.clone(), path.to_owned());
-            move |source| NodeError::Local { node, path, source }
-        };
-        let mut private = Vec::new();
-        for entry in std::fs::read_dir(&host.folder).map_err(local(&host.folder))? {
-            let path = entry.map_err(local(&host.folder))?.path();
-            let bytes = std::fs::read(&path)
-                .map(Zeroizing::new)
-                .map_err(local(&path))?;
-            private.push(PrivateFile {
-                name: file_name(&path),
-                content: bytes,
-            });
-        }
-        private.sort_by(|a, b| a.name.cmp(&b.name));
         let artifacts = delivery.artifacts.iter().map(|file| {
             let path = format!("{}/{}", node_paths::ARTIFACTS, file_name(&file.path));
             (path, file.clone(), mode_of(&file.path))
         });
         let mut load = Self::provisioner_only(delivery);
         load.shared.extend(artifacts);
-        load.private = private;
+        load.private = own_files(host)?;
         Ok(load)
+    }
+
+    /// The keys with which the node joins, or lets others join.
+    pub(super) fn keys(host: &Host) -> Result<Self, NodeError> {
+        let mut private = own_files(host)?;
+        let configuration = Path::new(node_paths::NODE_CONFIG).file_name();
+        private.retain(|file| configuration != Some(file.name.as_ref()));
+        Ok(Self {
+            shared: Vec::new(),
+            private,
+        })
     }
 
     /// Enough to take a node out of its cluster.
@@ -188,6 +183,27 @@ impl Survey {
         }
         Ok(Self(files))
     }
+}
+
+/// What is in the node's folder, in the order of its names.
+fn own_files(host: &Host) -> Result<Vec<PrivateFile>, NodeError> {
+    let local = |path: &Path| {
+        let (node, path) = (host.name.clone(), path.to_owned());
+        move |source| NodeError::Local { node, path, source }
+    };
+    let mut private = Vec::new();
+    for entry in std::fs::read_dir(&host.folder).map_err(local(&host.folder))? {
+        let path = entry.map_err(local(&host.folder))?.path();
+        let bytes = std::fs::read(&path)
+            .map(Zeroizing::new)
+            .map_err(local(&path))?;
+        private.push(PrivateFile {
+            name: file_name(&path),
+            content: bytes,
+        });
+    }
+    private.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(private)
 }
 
 fn private_path(name: &str) -> String {
@@ -292,6 +308,8 @@ mod tests {
             provisioner: file("orch-provision", "1"),
             artifacts: vec![file("k3s", "2")],
         };
+        let keys = Load::keys(&host).unwrap();
+        assert_eq!(keys.paths(), ["/etc/orch/join_client_key"]);
         let load = Load::read(&host, &delivery).unwrap();
         let all: Vec<_> = load
             .parcels(&Survey::default())

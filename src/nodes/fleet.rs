@@ -59,6 +59,18 @@ pub async fn up(
     .await
 }
 
+/// Brings every node its keys and nothing else. Who runs there reads them anew whenever they are used.
+pub async fn renew_keys(
+    hosts: &[Host],
+    options: &Options,
+    watcher: &dyn Watcher,
+) -> Vec<NodeReport> {
+    each(hosts, options, |host| {
+        Node::new(host, options, watcher).renew_keys()
+    })
+    .await
+}
+
 /// Removes K3s and orch from every node that can be reached.
 pub async fn reset(
     hosts: &[Host],

@@ -19,7 +19,7 @@ use crate::remote::{RemoteError, Wanted};
 
 pub use deliver::Parcel;
 pub use facts::{FactsReport, facts};
-pub use fleet::{plan, reset, up};
+pub use fleet::{plan, renew_keys, reset, up};
 pub use report::{NodeReport, PlannedStep, chain};
 
 /// One node: how it is reached, and the folder with its configuration and its credentials.

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::deliver::{Load, SUMS, SURVEY, Survey};
 use super::report::PlannedStep;
-use super::{Delivery, Host, NodeError, NodeEvent, NodeReport, Options, Watcher};
+use super::{Delivery, Host, NodeError, NodeEvent, NodeReport, Options, SharedFile, Watcher};
 use crate::remote::{self, Command, Connection, Exit, Limits, Privilege, Stream};
 
 /// Where K3s puts the administrator's kubeconfig.
@@ -17,8 +17,25 @@ const EVENT_BYTES: usize = 512 * 1024;
 /// Lines of a program's standard error that are kept for an error.
 const SAID: usize = 10;
 
-/// A folder for a plan's own files, gone when the plan is made: in memory, unless programs may not be run from there.
-const STAGE: &str = r#"
+/// Runs a plan, `$2...`, with the files of its input in a folder of its own. They are secret and stay in memory, and go with
+/// this command however it ends; so does `$1`, the folder of a program that came for the plan. What a node that lost its power
+/// kept of earlier ones goes first.
+const PLAN: &str = r#"
+umask 077
+program=$1; shift
+stage=
+trap 'rm -rf -- "$stage" "$program"' EXIT
+# PIPE, too: who would have read the answer may be gone.
+trap 'exit 129' HUP INT TERM PIPE
+for parent in /run /tmp /var/tmp; do
+    find "$parent" -maxdepth 1 -type d -name 'orch-plan.*' -user 0 -mmin +60 -exec rm -rf {} + 2>/dev/null
+done
+stage=$(mktemp -d /run/orch-plan.XXXXXX) && tar -x -o -f - -C "$stage" || exit 1
+"$@" --staged "$stage"
+"#;
+
+/// Makes a folder for the program of a plan: in memory, unless programs may not be run from there.
+const PROGRAM_FOLDER: &str = r#"
 umask 077
 for parent in /run /tmp /var/tmp; do
     folder=$(mktemp -d "$parent/orch-plan.XXXXXX" 2>/dev/null) || continue
@@ -96,6 +113,29 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Brings the node its keys and nothing else.
+    pub(super) async fn renew_keys(self) -> NodeReport {
+        let mut report = NodeReport::new(&self.host.name, self.host.role);
+        match self.try_renew_keys(&mut report).await {
+            Ok(()) => report,
+            Err(error) => report.failed(error),
+        }
+    }
+
+    async fn try_renew_keys(&self, report: &mut NodeReport) -> Result<(), NodeError> {
+        let session = self.open().await?;
+        let mut load = Load::keys(self.host)?;
+        let survey = self.survey(&session, &load, "look").await?;
+        report.delivers(&load.parcels(&survey));
+        load.private.retain(|file| survey.lacks(file));
+        self.send_private(&session, &load).await?;
+        if report.is_changed() {
+            report.outcome = Outcome::Changed;
+        }
+        session.close().await;
+        Ok(())
+    }
+
     async fn try_plan(
         &self,
         delivery: &Delivery,
@@ -105,32 +145,28 @@ impl<'a> Node<'a> {
         let load = Load::read(self.host, delivery)?;
         let survey = self.survey(&session, &load, "look").await?;
         report.delivers(&load.parcels(&survey));
-        let mut arguments = vec!["plan"];
-        let staged = if !load.private.iter().any(|file| survey.lacks(file))
-            && load.has_provisioner(&survey)
-        {
-            None
+        let has_program = load.has_provisioner(&survey);
+        let command = if has_program && !load.private.iter().any(|file| survey.lacks(file)) {
+            Command::program(self.words(node_paths::PROVISIONER, "plan"))
         } else {
-            Some(self.stage(&session, &load, &survey, delivery).await?)
+            let folder = if has_program {
+                String::new()
+            } else {
+                self.bring_program(&session, &delivery.provisioner).await?
+            };
+            let program = match folder.as_str() {
+                "" => node_paths::PROVISIONER.to_owned(),
+                folder => format!("{folder}/orch-provision"),
+            };
+            let mut arguments = vec![folder.as_str()];
+            arguments.extend(self.words(&program, "plan"));
+            let files = session.connection.private_archive(&load.private)?;
+            Command::script(PLAN, &arguments)
+                .shown_as("orch-provision plan")
+                .secret_input(files)
         };
-        let program = match &staged {
-            Some(folder) if !load.has_provisioner(&survey) => format!("{folder}/orch-provision"),
-            _ => node_paths::PROVISIONER.to_owned(),
-        };
-        if let Some(folder) = &staged {
-            arguments.extend(["--staged", folder.as_str()]);
-        }
-        let heard = self.provision(&session, &program, &arguments).await;
-        let removed = match &staged {
-            Some(folder) => {
-                let remove = Command::script(r#"rm -rf -- "$1""#, &[folder]);
-                session.succeed(remove).await.map(drop)
-            }
-            None => Ok(()),
-        };
-        // Why there is no plan says more than that its folder stayed, which has the same cause then.
-        self.conclude(heard?, Outcome::Planned, report)?;
-        removed?;
+        let heard = self.listen(&session, command).await?;
+        self.conclude(heard, Outcome::Planned, report)?;
         session.close().await;
         Ok(())
     }
@@ -138,9 +174,8 @@ impl<'a> Node<'a> {
     async fn try_up(&self, delivery: &Delivery, report: &mut NodeReport) -> Result<(), NodeError> {
         let session = self.open().await?;
         self.deliver(&session, delivery, report).await?;
-        let heard = self
-            .provision(&session, node_paths::PROVISIONER, &["up"])
-            .await?;
+        let up = Command::program(self.words(node_paths::PROVISIONER, "up"));
+        let heard = self.listen(&session, up).await?;
         self.conclude(heard, Outcome::Changed, report)?;
         if self.host.role == Role::Server {
             let read = Command::program(["cat", KUBECONFIG]);
@@ -220,9 +255,13 @@ impl<'a> Node<'a> {
         report.delivers(&load.parcels(&survey));
         self.send_shared(session, &load, &survey).await?;
         load.private.retain(|file| survey.lacks(file));
+        self.send_private(session, &load).await
+    }
+
+    async fn send_private(&self, session: &Session, load: &Load) -> Result<(), NodeError> {
         let (privilege, folder) = (&session.privilege, node_paths::CONFIG_DIRECTORY);
-        session
-            .connection
+        let connection = &session.connection;
+        connection
             .write_private(privilege, &load.private, folder)
             .await?;
         Ok(())
@@ -244,50 +283,39 @@ impl<'a> Node<'a> {
         Ok(())
     }
 
-    /// The node's own files, and the provisioner where the node has another one, in a folder of the plan's.
-    async fn stage(
+    /// Brings the program that a plan runs where the node has another one, and says in which folder it is.
+    async fn bring_program(
         &self,
         session: &Session,
-        load: &Load,
-        survey: &Survey,
-        delivery: &Delivery,
+        program: &SharedFile,
     ) -> Result<String, NodeError> {
-        let stage = Command::new(STAGE).shown_as("make a folder for the plan");
-        let made = session.succeed(stage).await?;
-        let folder = made.text();
-        session
+        let make = Command::new(PROGRAM_FOLDER).shown_as("make a folder for the plan");
+        let folder = session.succeed(make).await?.text();
+        let path = format!("{folder}/orch-provision");
+        let (privilege, sum) = (&session.privilege, &program.sha256);
+        let brought = session
             .connection
-            .write_private(&session.privilege, &load.private, &folder)
-            .await?;
-        if !load.has_provisioner(survey) {
-            let provisioner = &delivery.provisioner;
-            let path = format!("{folder}/orch-provision");
-            session
-                .connection
-                .upload_if_changed(
-                    &session.privilege,
-                    &provisioner.path,
-                    &provisioner.sha256,
-                    &path,
-                    0o700,
-                )
-                .await?;
+            .upload_if_changed(privilege, &program.path, sum, &path, 0o700)
+            .await;
+        if let Err(error) = brought {
+            // Why it did not arrive says more than that its folder stayed.
+            let remove = Command::script(r#"rm -rf -- "$1""#, &[&folder]);
+            let _ = session.succeed(remove).await;
+            return Err(error.into());
         }
         Ok(folder)
     }
 
-    async fn provision(
-        &self,
-        session: &Session,
-        program: &str,
-        arguments: &[&str],
-    ) -> Result<Heard, NodeError> {
+    /// The command line of `orch-provision plan` and `up`.
+    fn words<'w>(&self, program: &'w str, command: &'w str) -> [&'w str; 8]
+    where
+        'a: 'w,
+    {
         let role = self.host.role.as_str();
-        let mut words = vec![program];
-        words.extend(arguments);
-        words.extend(["--role", role, "--config", node_paths::NODE_CONFIG]);
-        words.extend(["--output", "json"]);
-        self.listen(session, Command::program(words)).await
+        let config = node_paths::NODE_CONFIG;
+        [
+            program, command, "--role", role, "--config", config, "--output", "json",
+        ]
     }
 
     /// Runs a command of `orch-provision` and takes in its events.

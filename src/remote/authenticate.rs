@@ -95,7 +95,7 @@ impl Login<'_> {
                 Err(why) => self.tried.push(format!("{name}: {why}")),
             }
             if self.handle.is_closed() {
-                let hint = "(the server hung up: too many keys? name the right one as `ssh.identity`, or in ssh's \
+                let hint = "(the server hung up: too many keys? name the right one as `ssh.key`, or in ssh's \
                             configuration with IdentitiesOnly)";
                 self.tried.push(hint.into());
                 break;

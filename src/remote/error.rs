@@ -197,7 +197,7 @@ pub enum Reason {
 
 fn list(tried: &[String]) -> String {
     if tried.is_empty() {
-        return "\n    nothing: no agent has a key and no key file exists; give one as `ssh.identity`, or `ssh-add` one".into();
+        return "\n    nothing: no agent has a key and no key file exists; give one as `ssh.key`, or `ssh-add` one".into();
     }
     tried.iter().map(|what| format!("\n    {what}")).collect()
 }

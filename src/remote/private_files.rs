@@ -56,27 +56,14 @@ impl Connection {
         if files.is_empty() {
             return Ok(());
         }
-        let invalid = |what, value: &str, why| {
-            self.error(Reason::Invalid {
-                what,
-                value: value.to_owned(),
-                why,
-            })
-        };
         if !directory.starts_with('/') {
-            return Err(invalid(
-                "the directory on the node",
-                directory,
-                "it is not an absolute path",
-            ));
+            return Err(self.error(Reason::Invalid {
+                what: "the directory on the node",
+                value: directory.to_owned(),
+                why: "it is not an absolute path",
+            }));
         }
-        for file in files {
-            if let Some(why) = wrong_with(&file.name) {
-                return Err(invalid("the name of a file", &file.name, why));
-            }
-        }
-        let archive = archive(files)
-            .map_err(|_| invalid("the files for", directory, "no archive can be made of them"))?;
+        let archive = self.private_archive(files)?;
         let mut arguments = vec![directory];
         arguments.extend(files.iter().map(|file| file.name.as_str()));
         let command = Command::script(WRITE, &arguments)
@@ -85,6 +72,27 @@ impl Connection {
             .as_root(privilege);
         self.succeed(&command).await?;
         Ok(())
+    }
+
+    /// The files as a tar, for the input of a command that unpacks them itself.
+    pub fn private_archive(
+        &self,
+        files: &[PrivateFile],
+    ) -> Result<Zeroizing<Vec<u8>>, RemoteError> {
+        let invalid = |name: &str, why| {
+            self.error(Reason::Invalid {
+                what: "the name of a file",
+                value: name.to_owned(),
+                why,
+            })
+        };
+        for file in files {
+            if let Some(why) = wrong_with(&file.name) {
+                return Err(invalid(&file.name, why));
+            }
+        }
+        let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+        archive(files).map_err(|_| invalid(&names.join(", "), "no archive can be made of it"))
     }
 }
 

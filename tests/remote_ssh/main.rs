@@ -9,5 +9,6 @@ mod host_keys;
 mod hostile;
 mod login;
 mod network;
+mod nodes;
 mod privilege;
 mod support;
