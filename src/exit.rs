@@ -8,7 +8,7 @@ pub enum Exit {
     Success = 0,
     /// Something nobody foresaw.
     Unexpected = 1,
-    /// `cluster plan`, or another dry run that was asked for one: something would be changed, and nothing was.
+    /// `cluster plan`, or a dry run of another `cluster` command: something would be changed, and nothing was.
     Changes = 2,
     /// `orch.yaml`, a Dockerfile or a manifest is wrong.
     Input = 3,

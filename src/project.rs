@@ -61,7 +61,8 @@ impl Project {
         }
     }
 
-    /// How Vagrant's machines are reached, one file a machine in the form of ssh_config(5). The Vagrantfile writes them.
+    /// How the nodes are reached, one file a node. Vagrant's machines: in the form of ssh_config(5), by the Vagrantfile. SSH hosts:
+    /// JSON, what orch.yaml said last.
     pub fn reached(&self) -> PathBuf {
         self.state().join("reach")
     }

@@ -60,8 +60,8 @@ pub struct Access {
     /// Nodes that are worked on at the same time
     #[arg(long)]
     pub parallel: Option<u16>,
-    /// A file with the password that sudo asks for on the nodes
-    #[arg(long, env = "ORCH_SUDO_PASSWORD_FILE", hide_env_values = true)]
+    /// A file with the password that sudo asks for on the nodes; without it, the one that ORCH_SUDO_PASSWORD_FILE names
+    #[arg(long)]
     pub sudo_password_file: Option<PathBuf>,
 }
 

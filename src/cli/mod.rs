@@ -54,7 +54,7 @@ pub enum Command {
     /// Stop the machines; every byte of data stays
     Stop,
     /// Remove the machines and everything that belongs to them
-    Destroy,
+    Destroy(DestroyArgs),
     /// The cluster's nodes: plan, bring up, remove, kubeconfig
     Cluster(Box<cluster::ClusterArgs>),
     /// Build, name by content, push and pin images
@@ -88,6 +88,13 @@ pub struct CreateArgs {
     /// Seconds that the rollouts may take together
     #[arg(long, default_value_t = 600)]
     pub timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct DestroyArgs {
+    /// SSH hosts: also where one cannot be freed of K3s any more; what is known of it is forgotten
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]

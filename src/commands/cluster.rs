@@ -33,10 +33,10 @@ pub(super) async fn stop(context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(super) async fn destroy(context: &Context) -> anyhow::Result<()> {
+pub(super) async fn destroy(context: &Context, force: bool) -> anyhow::Result<()> {
     let step = context.ui.step("machines");
     if context.provider() == Provider::Ssh {
-        cluster_remove::all(context, &step).await?;
+        cluster_remove::all(context, &step, force).await?;
     }
     let vagrant = context.vagrant();
     let resources = context.resources();

@@ -1,56 +1,102 @@
 //! `orch cluster keys rotate`: new keys for the join service and for every node, in three stages in which everybody can join.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use orch_contract::{ClusterKeys, NodeName};
 use orch_ssh::keys::{Stage, advance_rotation, begin_rotation, read_rotation};
 
-use super::{Context, cluster, cluster_nodes, machines};
-use crate::cli::cluster::RotateArgs;
+use super::cluster_nodes::{Shown, failures};
+use super::{Context, cluster, machines, reach};
+use crate::cli::cluster::{Access, RotateArgs};
 use crate::exit::{Exit, WithExit as _};
+use crate::nodes;
 
 const ROTATING: &str = "rotating the join service's keys";
 
 pub(super) async fn rotate(context: &Context, arguments: &RotateArgs) -> anyhow::Result<Exit> {
     let keys = ClusterKeys::new(context.project.state().join("keys"));
     let all = names(context)?;
-    let of = if arguments.only.is_empty() {
+    let host = arguments.only.is_empty();
+    let of = if host {
         all.clone()
     } else {
         chosen(&all, &arguments.only)?
     };
+    let asked = whose(host, &of);
     let begun = read_rotation(&keys).exit(Exit::Machine, ROTATING)?;
-    if let Some(rotation) = &begun {
+    // What was cut off is only the same rotation when it was begun for the same keys.
+    let mut earlier = None;
+    if let Some(rotation) = begun {
+        let begun_for = whose(rotation.host, &rotation.nodes);
         context.ui.note(&format!(
-            "an earlier rotation goes on, at stage {}",
+            "an earlier rotation, of the keys of {begun_for}, goes on at stage {}",
             word(rotation.stage)
         ));
+        earlier = (begun_for != asked).then_some(begun_for);
     }
     if arguments.dry_run {
-        let names: Vec<_> = of.iter().map(NodeName::as_str).collect();
-        let service = if arguments.only.is_empty() {
-            "the join service and "
-        } else {
-            ""
-        };
         context.ui.result(&format!(
-            "{service}{} would get new keys, in three visits to every node",
-            names.join(", ")
+            "{asked} would get new keys, in three visits to every node"
         ));
-        return Ok(Exit::Success);
+        return Ok(Exit::Changes);
     }
-    let provider = context.provider();
-    let step = context.ui.step("artifacts");
-    let artifacts = machines::acquire_artifacts(context, provider, step.as_ref()).await?;
-    step.done("verified");
-    let host = arguments.only.is_empty();
-    let mut rotation = Some(begin_rotation(&keys, &all, host, &of).exit(Exit::Machine, ROTATING)?);
-    while let Some(stage) = rotation.as_ref().map(|rotation| rotation.stage) {
-        context.ui.note(&format!("keys: {}", meaning(stage)));
-        // A stage ends when every node has its files: each was brought them, and its provisioner accepted them.
-        cluster_nodes::run(context, &artifacts, &arguments.access).await?;
-        rotation = advance_rotation(&keys, &all).exit(Exit::Machine, ROTATING)?;
+    let names: Vec<String> = all.iter().map(ToString::to_string).collect();
+    machines::refuse_idle(context, &names).await?;
+    if let Some(begun_for) = earlier {
+        to_the_end(context, &keys, &all, host, &of, &arguments.access).await?;
+        context.ui.note(&format!(
+            "new keys: {begun_for}; now to what was asked for, {asked}"
+        ));
     }
+    to_the_end(context, &keys, &all, host, &of, &arguments.access).await?;
+    context.ui.note(&format!("new keys: {asked}"));
     cluster::finish(context, "keys rotated");
     Ok(Exit::Success)
+}
+
+/// Takes the rotation that is under way through its stages; without one, begins the one that is asked for. Nodes get their
+/// keys and nothing else: what else differs from orch.yaml is for `up`.
+async fn to_the_end(
+    context: &Context,
+    keys: &ClusterKeys,
+    all: &[NodeName],
+    host: bool,
+    of: &[NodeName],
+    access: &Access,
+) -> anyhow::Result<()> {
+    let mut rotation = Some(begin_rotation(keys, all, host, of).exit(Exit::Machine, ROTATING)?);
+    while let Some(stage) = rotation.as_ref().map(|rotation| rotation.stage) {
+        context.ui.note(&format!("keys: {}", meaning(stage)));
+        // A stage ends when every node has its files.
+        bring(context, access).await?;
+        rotation = advance_rotation(keys, all).exit(Exit::Machine, ROTATING)?;
+    }
+    Ok(())
+}
+
+/// Brings every node the keys of this stage.
+async fn bring(context: &Context, access: &Access) -> anyhow::Result<()> {
+    let nodes: Vec<_> = context.config.nodes.iter().collect();
+    machines::renew_keys(context, &nodes)?;
+    let step = context.ui.step("keys");
+    let hosts = reach::hosts(context)?;
+    let options = reach::options(context, access)?;
+    let reports = nodes::renew_keys(&hosts, &options, &Shown(Arc::clone(&step))).await;
+    failures(
+        &reports,
+        "bringing the nodes their keys; everybody can join meanwhile, run this again to go on",
+    )?;
+    step.done(&format!("{} nodes have theirs", reports.len()));
+    Ok(())
+}
+
+/// Whose keys a rotation is of, for people.
+fn whose<'n>(host: bool, nodes: impl IntoIterator<Item = &'n NodeName>) -> String {
+    let nodes: BTreeSet<&str> = nodes.into_iter().map(NodeName::as_str).collect();
+    let service = host.then_some("the join service");
+    let names: Vec<_> = service.into_iter().chain(nodes).collect();
+    names.join(", ")
 }
 
 fn names(context: &Context) -> anyhow::Result<Vec<NodeName>> {
@@ -88,5 +134,19 @@ const fn meaning(stage: Stage) -> &'static str {
         Stage::Introduce => "everybody comes to accept the new ones beside the old",
         Stage::Switch => "everybody comes to show the new ones",
         Stage::Retire => "nobody accepts the old ones any more",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotation_is_known_by_whose_keys_it_is_of() {
+        let node = |name: &str| name.parse::<NodeName>().unwrap();
+        let (one, two) = (node("one"), node("two"));
+        assert_eq!(whose(true, [&two, &one]), "the join service, one, two");
+        assert_eq!(whose(false, [&two]), "two");
+        assert_ne!(whose(true, [&two]), whose(false, [&two]));
     }
 }

@@ -2,23 +2,24 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use orch_contract::{Action, Outcome};
+use orch_contract::{Action, Outcome, Role};
 use serde::Serialize;
 
-use super::{Context, cluster, cluster_remove, kubeconfig, machines, manifests, reach, status};
+use super::machines::{self, Idle};
+use super::{
+    Context, artifacts, cluster, cluster_labels, cluster_remove, kubeconfig, manifests, reach,
+    status,
+};
 use crate::artifacts::Artifacts;
 use crate::cli::cluster::{Access, Selection, UpArgs};
 use crate::exit::{Exit, WithExit as _};
-use crate::kube::nodes::{self as kube_nodes, Reconciled, WantedNode};
+use crate::kube::nodes::Reconciled;
 use crate::machines::{Prepared, Provider};
-use crate::nodes::{self, Delivery, Host, NodeEvent, NodeReport, SharedFile, Watcher};
+use crate::nodes::{self, Delivery, Host, NodeEvent, NodeReport, PlannedStep, Watcher};
 use crate::ui::{Step, describe_node_event};
 
 const BRINGING_UP: &str = "bringing the nodes up";
-/// How long nodes may take to register once their K3s runs.
-const REGISTRATION: Duration = Duration::from_secs(60);
 
 /// What would change, or did: on the nodes themselves, and of their Node objects.
 #[derive(Debug, Serialize)]
@@ -45,6 +46,31 @@ impl Watcher for Shown {
     }
 }
 
+/// What the nodes are held against without a change to anything; its folder goes with it.
+pub(super) struct Sketch {
+    pub(super) artifacts: Artifacts,
+    pub(super) hosts: Vec<Host>,
+    pub(super) delivery: Delivery,
+    pub(super) options: nodes::Options,
+    _folder: tempfile::TempDir,
+}
+
+pub(super) async fn sketch(
+    context: &Context,
+    selection: &Selection,
+    step: &Step,
+) -> anyhow::Result<Sketch> {
+    let artifacts = artifacts::find(context, context.provider(), step).await?;
+    let (folder, prepared) = machines::sketch_folders(context, &artifacts)?;
+    Ok(Sketch {
+        hosts: selected(context, selection, &prepared)?,
+        delivery: machines::delivery(&prepared),
+        options: reach::options(context, &selection.access)?,
+        artifacts,
+        _folder: folder,
+    })
+}
+
 /// `orch cluster plan`.
 pub(super) async fn plan(
     context: &Context,
@@ -52,15 +78,29 @@ pub(super) async fn plan(
     prune: bool,
 ) -> anyhow::Result<Exit> {
     let step = context.ui.step("plan");
-    let provider = context.provider();
-    let artifacts = machines::acquire_artifacts(context, provider, step.as_ref()).await?;
-    let folder = tempfile::Builder::new().prefix("orch-plan-").tempdir()?;
-    let prepared = machines::sketch_folders(context, provider, &artifacts, folder.path())?;
-    let hosts = selected(context, selection, &prepared)?;
-    let options = options(context, selection)?;
+    let sketch = sketch(context, selection, &step).await?;
+    let everyone = reach::hosts(context)?;
+    let idle = machines::idle(context, &names(&everyone)).await?;
+    let is_idle = |host: &Host| idle.iter().any(|idle| idle.name == host.name);
+    let awake: Vec<Host> = sketch
+        .hosts
+        .iter()
+        .filter(|host| !is_idle(host))
+        .cloned()
+        .collect();
     let shown = Shown(Arc::clone(&step));
-    let reports = nodes::plan(&hosts, &delivery(&prepared), &options, &shown).await;
-    let asked = ask(context, &wanted_nodes(context)?).await;
+    let mut reports = nodes::plan(&awake, &sketch.delivery, &sketch.options, &shown).await;
+    for (place, host) in sketch.hosts.iter().enumerate() {
+        if let Some(idle) = idle.iter().find(|idle| idle.name == host.name) {
+            reports.insert(place, to_be_made(host, idle));
+        }
+    }
+    let mut servers = everyone.iter().filter(|host| host.role == Role::Server);
+    let asked = if servers.any(is_idle) {
+        Ok(None)
+    } else {
+        cluster_labels::plan(context).await
+    };
     let (cluster, unasked) = match asked {
         Ok(cluster) => (cluster, Ok(())),
         Err(error) => (None, Err(error)),
@@ -90,18 +130,20 @@ pub(super) async fn up(context: &Context, arguments: &UpArgs) -> anyhow::Result<
     if arguments.dry_run {
         return plan(context, &arguments.selection, arguments.prune).await;
     }
-    let provider = context.provider();
-    let step = context.ui.step("artifacts");
-    let artifacts = machines::acquire_artifacts(context, provider, step.as_ref()).await?;
-    step.done("verified");
-    if provider != Provider::Ssh && !all_reached(context) {
+    let mut hosts = chosen(reach::hosts(context)?, &arguments.selection.nodes)?;
+    let artifacts = artifacts::step(context).await?;
+    // Vagrant takes them one after the other where it cannot do otherwise, and an agent waits for its server.
+    hosts.sort_by_key(|host| host.role != Role::Server);
+    let idle = machines::idle(context, &names(&hosts)).await?;
+    if !idle.is_empty() {
         machines::prepare_step(context, &artifacts).await?;
-        machines::up(context).await?;
+        let names: Vec<String> = idle.into_iter().map(|idle| idle.name).collect();
+        machines::up(context, &names).await?;
     }
     let reports = visit(context, &artifacts, &arguments.selection).await?;
     let failed = failures(&reports, BRINGING_UP);
     let cluster = match &failed {
-        Ok(()) => Some(reconcile(context, &arguments.selection.nodes).await?),
+        Ok(()) => Some(cluster_labels::reconcile(context, &arguments.selection.nodes).await?),
         Err(_) => None,
     };
     let report = Report {
@@ -147,12 +189,12 @@ async fn visit(
     let step = context.ui.step("nodes");
     let prepared = machines::prepare_folders(context, context.provider(), artifacts).await?;
     let hosts = selected(context, selection, &prepared)?;
-    let options = options(context, selection)?;
+    let options = reach::options(context, &selection.access)?;
     if context.provider() == Provider::Ssh {
         reach::remember(context)?;
     }
     let shown = Shown(Arc::clone(&step));
-    let mut reports = nodes::up(&hosts, &delivery(&prepared), &options, &shown).await;
+    let mut reports = nodes::up(&hosts, &machines::delivery(&prepared), &options, &shown).await;
     for report in &mut reports {
         if let Some(bytes) = report.kubeconfig.take() {
             kubeconfig::keep(context, &bytes)?;
@@ -171,55 +213,9 @@ async fn visit(
     Ok(reports)
 }
 
-/// Gives the Node objects their labels and taints, and says what they had otherwise.
-/// Waits for `awaited` to register; for all of orch.yaml where it is empty.
-pub(super) async fn reconcile(context: &Context, awaited: &[String]) -> anyhow::Result<Reconciled> {
-    let wanted = wanted_nodes(context)?;
-    let step = context.ui.step("labels");
-    let asking = "reconciling the nodes' labels and taints";
-    let client = crate::kube::connect(&context.project.kubeconfig())
-        .await
-        .exit(Exit::Apply, asking)?;
-    let started = tokio::time::Instant::now();
-    let mut reconciled = loop {
-        let reconciled = kube_nodes::reconcile(&client, &wanted).await;
-        match reconciled {
-            Ok(reconciled)
-                if !reconciled
-                    .absent
-                    .iter()
-                    .any(|name| awaited.is_empty() || awaited.contains(name)) =>
-            {
-                break reconciled;
-            }
-            result if started.elapsed() >= REGISTRATION => {
-                break result.exit(Exit::Apply, asking)?;
-            }
-            Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
-        }
-    };
-    for (node, changes) in &reconciled.changes {
-        for change in changes {
-            step.say(&format!("{node}: {change}"));
-        }
-    }
-    for orphan in &reconciled.orphans {
-        step.say(&orphan_text(orphan));
-    }
-    reconciled.absent.sort();
-    step.done(&match reconciled.changes.len() {
-        0 => "as orch.yaml says".to_owned(),
-        1 => "1 node changed".to_owned(),
-        more => format!("{more} nodes changed"),
-    });
-    Ok(reconciled)
-}
-
 /// `orch start` on SSH hosts.
 pub(super) async fn start(context: &Context) -> anyhow::Result<()> {
-    let step = context.ui.step("artifacts");
-    let artifacts = machines::acquire_artifacts(context, Provider::Ssh, step.as_ref()).await?;
-    step.done("verified");
+    let artifacts = artifacts::step(context).await?;
     run(context, &artifacts, &Access::default()).await?;
     manifests::wait_all(context).await?;
     status::report(context, None).await?;
@@ -230,7 +226,8 @@ pub(super) async fn start(context: &Context) -> anyhow::Result<()> {
 /// `orch cluster facts`.
 pub(super) async fn facts(context: &Context, selection: &Selection) -> anyhow::Result<Exit> {
     let hosts = chosen(reach::hosts(context)?, &selection.nodes)?;
-    let options = options(context, selection)?;
+    let options = reach::options(context, &selection.access)?;
+    machines::refuse_idle(context, &names(&hosts)).await?;
     let step = context.ui.step("facts");
     let shown = Shown(Arc::clone(&step));
     let facts = nodes::facts(&hosts, &options, &shown).await;
@@ -251,18 +248,23 @@ pub(super) async fn facts(context: &Context, selection: &Selection) -> anyhow::R
     Ok(Exit::Success)
 }
 
-pub(super) fn selected(
+fn selected(
     context: &Context,
     selection: &Selection,
     prepared: &Prepared,
 ) -> anyhow::Result<Vec<Host>> {
-    let mut hosts = chosen(reach::hosts(context)?, &selection.nodes)?;
+    let hosts = chosen(reach::hosts(context)?, &selection.nodes)?;
+    Ok(with_folders(hosts, prepared))
+}
+
+/// The hosts with what was prepared for them.
+pub(super) fn with_folders(mut hosts: Vec<Host>, prepared: &Prepared) -> Vec<Host> {
     for host in &mut hosts {
         if let Some(node) = prepared.nodes.get(&host.name) {
             host.folder.clone_from(&node.directory);
         }
     }
-    Ok(hosts)
+    hosts
 }
 
 fn chosen(hosts: Vec<Host>, names: &[String]) -> anyhow::Result<Vec<Host>> {
@@ -281,63 +283,22 @@ fn chosen(hosts: Vec<Host>, names: &[String]) -> anyhow::Result<Vec<Host>> {
         .collect())
 }
 
-pub(super) fn options(context: &Context, selection: &Selection) -> anyhow::Result<nodes::Options> {
-    reach::options(context, &selection.access)
+pub(super) fn names(hosts: &[Host]) -> Vec<String> {
+    hosts.iter().map(|host| host.name.clone()).collect()
 }
 
-pub(super) fn delivery(prepared: &Prepared) -> Delivery {
-    let file = |file: &machines::PreparedFile| SharedFile {
-        path: file.path.clone(),
-        sha256: file.sha256.clone(),
-    };
-    Delivery {
-        provisioner: file(&prepared.provisioner),
-        artifacts: if prepared.artifacts_mounted {
-            Vec::new()
-        } else {
-            prepared.artifacts.iter().map(file).collect()
-        },
+/// The plan of a machine that cannot be asked for one.
+fn to_be_made(host: &Host, idle: &Idle) -> NodeReport {
+    let Idle { name, why } = idle;
+    NodeReport {
+        outcome: Outcome::Planned,
+        steps: vec![PlannedStep {
+            step: "machine".to_owned(),
+            reason: format!("{why}; `orch cluster up {name}` makes, starts and provisions it"),
+            changes: Vec::new(),
+        }],
+        ..NodeReport::new(name, host.role)
     }
-}
-
-fn wanted_nodes(context: &Context) -> anyhow::Result<Vec<WantedNode>> {
-    let nodes = context.config.nodes.iter();
-    nodes
-        .map(|node| {
-            let taints = node.taints.iter().map(|taint| taint.parse());
-            Ok(WantedNode {
-                name: node.name.value.clone(),
-                labels: node.labels.clone(),
-                taints: taints
-                    .collect::<Result<_, kube_nodes::InvalidTaint>>()
-                    .exit(
-                        Exit::Input,
-                        format!("reading the taints of node {}", node.name.value),
-                    )?,
-            })
-        })
-        .collect()
-}
-
-/// Asks the cluster what would change of its Node objects; a cluster that is not there yet has nothing to say.
-async fn ask(context: &Context, wanted: &[WantedNode]) -> anyhow::Result<Option<Reconciled>> {
-    let kubeconfig = context.project.kubeconfig();
-    if !kubeconfig.exists() {
-        return Ok(None);
-    }
-    let asking = "asking the cluster for its nodes' labels and taints";
-    let client = crate::kube::connect(&kubeconfig)
-        .await
-        .exit(Exit::Apply, asking)?;
-    let plan = kube_nodes::plan(&client, wanted).await;
-    plan.map(Some).exit(Exit::Apply, asking)
-}
-
-/// Whether it was noted how each of Vagrant's machines is reached.
-fn all_reached(context: &Context) -> bool {
-    let reached = context.project.reached();
-    let mut nodes = context.config.nodes.iter();
-    nodes.all(|node| reached.join(&node.name.value).exists())
 }
 
 /// The failures of all nodes as one error.
@@ -364,12 +325,6 @@ fn summary(report: &Report) -> String {
         0 => "labels or taints would change".to_owned(),
         more => format!("{more} of {} nodes would change", report.nodes.len()),
     }
-}
-
-fn orphan_text(name: &str) -> String {
-    format!(
-        "node {name} is in the cluster and not in orch.yaml; `orch cluster up --prune` or `orch cluster remove {name}` drains it, deletes it and resets the machine"
-    )
 }
 
 fn show(context: &Context, report: &Report) {
@@ -410,6 +365,6 @@ fn lines(report: &Report) -> Vec<String> {
         );
     }
     let orphans = report.cluster.iter().flat_map(|cluster| &cluster.orphans);
-    lines.extend(orphans.map(|orphan| orphan_text(orphan)));
+    lines.extend(orphans.map(|orphan| cluster_labels::orphan_text(orphan)));
     lines
 }

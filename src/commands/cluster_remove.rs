@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cluster_nodes::{Shown, delivery, failures};
+use orch_contract::ClusterKeys;
+
+use super::cluster_nodes::{Shown, failures};
 use super::{Context, cluster, machines, reach};
 use crate::cli::cluster::{Access, DrainArgs, RemoveArgs};
 use crate::config::Role;
@@ -24,7 +26,7 @@ pub(super) async fn run(context: &Context, arguments: &RemoveArgs) -> anyhow::Re
                 "node {name} would be drained, deleted from the cluster, and freed of K3s"
             ));
         }
-        return Ok(Exit::Success);
+        return Ok(Exit::Changes);
     }
     for name in &arguments.nodes {
         one(context, name.as_str(), &arguments.access, arguments.drain).await?;
@@ -33,16 +35,31 @@ pub(super) async fn run(context: &Context, arguments: &RemoveArgs) -> anyhow::Re
     Ok(Exit::Success)
 }
 
-/// `orch destroy` on SSH hosts: K3s and orch go from every host, agents first; the hosts stay.
-pub(super) async fn all(context: &Context, step: &Arc<Step>) -> anyhow::Result<()> {
-    let mut hosts = reach::hosts(context)?;
-    hosts.sort_by_key(|host| host.role == orch_contract::Role::Server);
-    let artifacts = machines::acquire_artifacts(context, Provider::Ssh, step.as_ref()).await?;
-    let prepared = machines::prepare_folders(context, Provider::Ssh, &artifacts).await?;
+/// `orch destroy` on SSH hosts: K3s and orch go from every host, also from those that orch.yaml has no more; the hosts stay.
+/// A host that cannot be freed keeps none of the others; `force` forgets it.
+pub(super) async fn all(context: &Context, step: &Arc<Step>, force: bool) -> anyhow::Result<()> {
+    let delivery = machines::delivery_for_reset()?;
     let options = reach::options(context, &Access::default())?;
     let shown = Shown(Arc::clone(step));
-    let reports = nodes::reset(&hosts, &delivery(&prepared), &options, &shown).await;
-    failures(&reports, "resetting the nodes")
+    let mut hosts = reach::hosts(context)?;
+    hosts.extend(reach::former(context)?);
+    // Agents before their servers, whose export they may have mounted.
+    let (servers, agents): (Vec<_>, Vec<_>) = hosts
+        .into_iter()
+        .partition(|host| host.role == orch_contract::Role::Server);
+    let mut reports = nodes::reset(&agents, &delivery, &options, &shown).await;
+    reports.extend(nodes::reset(&servers, &delivery, &options, &shown).await);
+    let freed = failures(
+        &reports,
+        "freeing the hosts; the others are free. Run this again when those can be reached, or with `--force` to forget them",
+    );
+    match freed {
+        Err(error) if force => {
+            step.say(&format!("some hosts stay as they are: {error:#}"));
+            Ok(())
+        }
+        freed => freed,
+    }
 }
 
 /// The only server is the cluster.
@@ -114,6 +131,12 @@ pub(super) async fn one(
         .await
         .exit(Exit::Apply, removing())?;
     machines::forget(context, name)?;
+    match shut_out(context, name, access, &step).await {
+        Err(error) if drain.force => {
+            step.say(&format!("{name}: its key is still accepted: {error:#}"));
+        }
+        shut => shut?,
+    }
     step.done(&format!("{name} is gone"));
     let mut described = context.config.nodes.iter();
     if described.any(|node| node.name.value == name) {
@@ -122,6 +145,38 @@ pub(super) async fn one(
         ));
     }
     Ok(())
+}
+
+/// Takes a removed node's key off the list of those who may join. The join service reads it anew at each request.
+async fn shut_out(
+    context: &Context,
+    gone: &str,
+    access: &Access,
+    step: &Arc<Step>,
+) -> anyhow::Result<()> {
+    let nodes = context.config.nodes.iter();
+    let rest: Vec<_> = nodes.filter(|node| node.name.value != gone).collect();
+    if !ClusterKeys::new(context.project.state().join("keys"))
+        .host_key()
+        .exists()
+    {
+        step.say(&format!(
+            "{gone}: this computer does not have the cluster's keys, so its key stays on the server's list"
+        ));
+        return Ok(());
+    }
+    machines::renew_keys(context, &rest)?;
+    let mut servers = reach::hosts(context)?;
+    servers.retain(|host| host.role == orch_contract::Role::Server);
+    let options = reach::options(context, access)?;
+    let shown = Shown(Arc::clone(step));
+    let reports = nodes::renew_keys(&servers, &options, &shown).await;
+    failures(
+        &reports,
+        &format!(
+            "taking the key of {gone}, which is gone, off the server's list; `orch cluster up` does it, too"
+        ),
+    )
 }
 
 /// Stops K3s on the machine and removes what was installed; a machine that orch made goes altogether.
@@ -146,11 +201,10 @@ async fn free(
         ));
         return Ok(());
     };
-    let artifacts = machines::acquire_artifacts(context, Provider::Ssh, step.as_ref()).await?;
-    let prepared = machines::prepare_folders(context, Provider::Ssh, &artifacts).await?;
+    let delivery = machines::delivery_for_reset()?;
     let options = reach::options(context, access)?;
     let shown = Shown(Arc::clone(step));
-    let reports = nodes::reset(&[host], &delivery(&prepared), &options, &shown).await;
+    let reports = nodes::reset(&[host], &delivery, &options, &shown).await;
     let resetting =
         format!("resetting node {name}; `--force` removes it from the cluster all the same");
     failures(&reports, &resetting)

@@ -3,6 +3,7 @@
 //! Servers first, one by one: an agent must never be newer than its server. Each node is emptied, brought up with the new
 //! K3s, waited for, and opened again. The first failure ends it and leaves that node as it is.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use orch_contract::{Action, Outcome, Role, Subject};
 
-use super::cluster_nodes::{Shown, delivery, failures, options, selected};
-use super::{Context, cluster, machines};
+use super::cluster_nodes::{Shown, failures, names, sketch, with_folders};
+use super::{Context, artifacts, cluster, machines};
 use crate::cli::cluster::UpgradeArgs;
 use crate::exit::{Exit, WithExit as _};
 use crate::kube::nodes as kube_nodes;
@@ -24,23 +25,21 @@ const READY: Duration = Duration::from_secs(300);
 /// `orch cluster upgrade`.
 pub(super) async fn run(context: &Context, arguments: &UpgradeArgs) -> anyhow::Result<Exit> {
     let step = context.ui.step("plan");
-    let provider = context.provider();
-    let artifacts = machines::acquire_artifacts(context, provider, step.as_ref()).await?;
-    let folder = tempfile::Builder::new().prefix("orch-plan-").tempdir()?;
-    let sketch = machines::sketch_folders(context, provider, &artifacts, folder.path())?;
     let selection = &arguments.selection;
-    let options = options(context, selection)?;
-    let hosts = selected(context, selection, &sketch)?;
+    let sketch = sketch(context, selection, &step).await?;
+    let hosts = &sketch.hosts;
+    machines::refuse_idle(context, &names(hosts)).await?;
     let shown = Shown(Arc::clone(&step));
-    let reports = nodes::plan(&hosts, &delivery(&sketch), &options, &shown).await;
+    let reports = nodes::plan(hosts, &sketch.delivery, &sketch.options, &shown).await;
     failures(&reports, "planning the upgrade")?;
     let begun = begun(context).await?;
     let waves = waves(
-        &hosts,
+        hosts,
         &reports,
         &begun,
         usize::from(arguments.max_unavailable),
     );
+    refuse_agents_before_their_server(context, hosts, &waves).await?;
     step.done(&match waves.iter().map(Vec::len).sum::<usize>() {
         0 => "every node runs the K3s of orch.yaml".to_owned(),
         count => format!("{count} of {} nodes get another K3s", hosts.len()),
@@ -57,23 +56,20 @@ pub(super) async fn run(context: &Context, arguments: &UpgradeArgs) -> anyhow::R
             Exit::Changes
         });
     }
-    let prepared = machines::prepare_folders(context, provider, &artifacts).await?;
-    let delivery = delivery(&prepared);
+    artifacts::hold(context, &sketch.artifacts)?;
+    let prepared =
+        machines::prepare_folders(context, context.provider(), &sketch.artifacts).await?;
+    let delivery = machines::delivery(&prepared);
     let total: usize = waves.iter().map(Vec::len).sum();
     let mut done = 0;
     for wave in waves {
         let step = context.ui.step("upgrade");
         let names: Vec<_> = wave.iter().map(|host| host.name.clone()).collect();
-        let mut hosts: Vec<Host> = wave.into_iter().cloned().collect();
-        for host in &mut hosts {
-            if let Some(node) = prepared.nodes.get(&host.name) {
-                host.folder.clone_from(&node.directory);
-            }
-        }
+        let hosts = with_folders(wave.into_iter().cloned().collect(), &prepared);
         let one = Upgrade {
             kubeconfig: &context.project.kubeconfig(),
             delivery: &delivery,
-            options: &options,
+            options: &sketch.options,
             arguments,
             step: &step,
         };
@@ -94,6 +90,57 @@ pub(super) async fn run(context: &Context, arguments: &UpgradeArgs) -> anyhow::R
     }
     cluster::finish(context, "cluster upgraded");
     Ok(Exit::Success)
+}
+
+/// Agents that go alone must not become newer than a server that stays behind.
+async fn refuse_agents_before_their_server(
+    context: &Context,
+    hosts: &[Host],
+    waves: &[Vec<&Host>],
+) -> anyhow::Result<()> {
+    let agents: Vec<&str> = waves
+        .iter()
+        .flatten()
+        .filter(|host| host.role == Role::Agent)
+        .map(|host| host.name.as_str())
+        .collect();
+    let nodes = context.config.nodes.iter();
+    let behind: Vec<&str> = nodes
+        .filter(|node| Role::from(node.role) == Role::Server)
+        .map(|node| node.name.value.as_str())
+        .filter(|name| !hosts.iter().any(|host| host.name == *name))
+        .collect();
+    if agents.is_empty() || behind.is_empty() {
+        return Ok(());
+    }
+    let asking = "asking the servers for their versions";
+    let client = crate::kube::connect_impatient(&context.project.kubeconfig())
+        .await
+        .exit(Exit::Apply, asking)?;
+    let running = kube_nodes::kubelet_versions(&client).await;
+    let running = running.exit(Exit::Apply, asking)?;
+    let wanted = &context.config.k3s.version.value;
+    older(wanted, &behind, &running).map_or(Ok(()), |(server, version)| {
+        Err(anyhow::anyhow!(
+            "server {server} runs {version}, orch.yaml says {wanted}, and an agent must never be newer than its server"
+        ))
+        .exit(
+            Exit::Input,
+            format!("choosing nodes; `orch cluster upgrade {server} {}` takes the server first", agents.join(" ")),
+        )
+    })
+}
+
+/// The first of the servers that runs something older than `wanted`.
+fn older<'v>(
+    wanted: &str,
+    servers: &[&'v str],
+    running: &'v BTreeMap<String, String>,
+) -> Option<(&'v str, &'v str)> {
+    let mut known = servers
+        .iter()
+        .filter_map(|server| Some((*server, running.get(*server)?.as_str())));
+    known.find(|(_, version)| kube_nodes::is_newer(wanted, version) == Some(true))
 }
 
 /// Nodes that an upgrade left cordoned when it was cut off.
@@ -174,6 +221,18 @@ mod tests {
 
     use super::*;
     use crate::nodes::PlannedStep;
+
+    #[test]
+    fn a_server_that_is_older_keeps_its_agents_back() {
+        let running = |version: &str| BTreeMap::from([("s".to_owned(), version.to_owned())]);
+        let wanted = "v1.34.2+k3s1";
+        let before = running("v1.33.5+k3s1");
+        assert_eq!(older(wanted, &["s"], &before), Some(("s", "v1.33.5+k3s1")));
+        for version in [wanted, "v1.35.0+k3s1", "unknown"] {
+            assert_eq!(older(wanted, &["s"], &running(version)), None);
+        }
+        assert_eq!(older(wanted, &["t"], &before), None);
+    }
 
     #[test]
     fn servers_go_alone_and_first_and_only_who_is_due_goes_at_all() {

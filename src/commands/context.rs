@@ -73,7 +73,11 @@ impl Context {
     /// Where this host reaches the API server.
     pub fn api_url(&self) -> String {
         let (host, port) = match (self.provider(), &self.config.k3s.endpoint) {
-            (Provider::Ssh, Some(endpoint)) => (endpoint.clone(), DEFAULT_API_PORT),
+            (Provider::Ssh, Some(endpoint)) => {
+                let host = &endpoint.value;
+                let address = host.parse().map(in_url);
+                (address.unwrap_or_else(|_| host.clone()), DEFAULT_API_PORT)
+            }
             (Provider::Ssh, None) => {
                 let server = self.config.server().map(|node| node.address.value);
                 (server.map_or_else(String::new, in_url), DEFAULT_API_PORT)

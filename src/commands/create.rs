@@ -5,7 +5,10 @@
 
 use std::sync::Arc;
 
-use super::{Context, cluster, cluster_nodes, doctor, machines, manifests, publish, status};
+use super::{
+    Context, artifacts as k3s, cluster, cluster_labels, cluster_nodes, doctor, machines, manifests,
+    publish, status,
+};
 use crate::artifacts::{Artifacts, Source};
 use crate::cli::CreateArgs;
 use crate::cli::cluster::Access;
@@ -24,14 +27,14 @@ pub(super) async fn run(context: &Context, arguments: &CreateArgs) -> anyhow::Re
     }
     let nodes = async {
         if has_vagrant {
-            machines::up(context).await
+            machines::up(context, &[]).await
         } else {
             cluster_nodes::run(context, &artifacts, &Access::default()).await
         }
     };
     tokio::try_join!(nodes, images(context))?;
     publish::attach_registry(context).await?;
-    cluster_nodes::reconcile(context, &[]).await?;
+    cluster_labels::reconcile(context, &[]).await?;
     manifests::apply_all(context, arguments.timeout).await?;
     status::report(context, Some(&artifacts)).await?;
     cluster::finish(context, "cluster created");
@@ -54,7 +57,7 @@ pub(super) async fn start(context: &Context) -> anyhow::Result<()> {
         );
     }
     doctor::preflight(context).await?;
-    machines::up(context).await?;
+    machines::up(context, &[]).await?;
     publish::start_registry(context).await?;
     manifests::wait_all(context).await?;
     status::report(context, None).await?;
@@ -64,7 +67,7 @@ pub(super) async fn start(context: &Context) -> anyhow::Result<()> {
 
 async fn artifacts(context: &Context) -> anyhow::Result<Artifacts> {
     let step = context.ui.step("artifacts");
-    let artifacts = machines::acquire_artifacts(context, context.provider(), step.as_ref()).await?;
+    let artifacts = k3s::acquire(context, context.provider(), step.as_ref()).await?;
     let version = &context.config.k3s.version.value;
     step.done(&match &artifacts.source {
         Source::Directory => format!("K3s {version} from {}", artifacts.directory.display()),

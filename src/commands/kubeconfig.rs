@@ -5,7 +5,7 @@ use std::io::Read as _;
 
 use zeroize::Zeroizing;
 
-use super::{Context, machines};
+use super::{Context, artifacts};
 use crate::cli::cluster::KubeconfigArgs;
 use crate::exit::{Exit, WithExit as _};
 use crate::kube::{kubeconfig, kubectl as kubectl_program};
@@ -78,7 +78,7 @@ pub(super) async fn kubectl(context: &Context, arguments: &[OsString]) -> anyhow
     // The cached K3s stands in where kubectl is not installed; without either the error says so.
     let k3s = match crate::process::find_program("kubectl") {
         Some(_) => None,
-        None => machines::acquire_artifacts(context, context.provider(), &Silent)
+        None => artifacts::find(context, context.provider(), &Silent)
             .await
             .ok(),
     };

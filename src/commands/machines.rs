@@ -5,89 +5,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use orch_contract::{ClusterKeys, NodeName, Secret, StorageKind};
+use tempfile::TempDir;
 
-use super::{Context, doctor, manifests, publish};
-use crate::artifacts::{self, Artifacts, Source};
-use crate::config::{Config, K3sSource, Role, Share};
+use super::{Context, artifacts, doctor, manifests, publish};
+use crate::artifacts::{self as release, Artifacts};
+use crate::config::{self, Config, Role, Share};
 use crate::exit::{Exit, WithExit as _};
 use crate::images::event::Reporter;
-use crate::images::lock::Lock;
 use crate::machines::docker::WantedContainer;
-use crate::machines::{self, MachineEvent, Prepared, Provider, WantedNode};
+use crate::machines::{
+    self, MachineEvent, MachineState, Prepared, PreparedFile, Provider, WantedNode,
+};
 
-pub(super) use crate::machines::PreparedFile;
-use crate::progress::Progress;
+use crate::nodes::{Delivery, SharedFile};
+use crate::progress::Progress as _;
 use crate::ui::{Step, describe_node_event};
-
-/// K3s's release assets, or the stand-in's.
-pub(super) async fn acquire_artifacts(
-    context: &Context,
-    provider: Provider,
-    progress: &dyn Progress,
-) -> anyhow::Result<Artifacts> {
-    let k3s = &context.config.k3s;
-    let directory = k3s.directory.as_ref().map(|path| context.path(path));
-    let standin = context.path("ci/k3s-standin".as_ref());
-    let lock = publish::lock_file(context);
-    let locked = locked_sums(&lock, &k3s.version.value)?;
-    let request = artifacts::Request {
-        version: &k3s.version.value,
-        policy: match k3s.source {
-            K3sSource::Auto | K3sSource::Directory => artifacts::Policy::Any,
-            K3sSource::Release => artifacts::Policy::Release,
-            K3sSource::Standin => artifacts::Policy::Standin,
-        },
-        directory: directory
-            .as_deref()
-            .filter(|_| k3s.source == K3sSource::Directory),
-        release_url: &k3s.release_url,
-        cache: context.project.cache(),
-        standin: &standin,
-        standin_runs: cfg!(target_arch = "x86_64")
-            && (provider == Provider::Docker || k3s.source == K3sSource::Standin),
-        locked: &locked,
-    };
-    let artifacts = artifacts::acquire(&request, progress)
-        .await
-        .exit(Exit::Machine, "getting K3s")?;
-    if locked.is_empty() && matches!(artifacts.source, Source::Release | Source::Cache) {
-        lock_sums(&lock, &k3s.version.value, &artifacts.sha256)?;
-    }
-    Ok(artifacts)
-}
 
 /// Where the server node's API listens.
 const API_PORT: u16 = orch_contract::DEFAULT_API_PORT;
-
-/// The key of `images.lock` under which K3s's checksums are kept: version, asset, sum.
-const LOCK_KEY: &str = "k3s";
-
-/// The sums that the first use of this version locked.
-fn locked_sums(lock: &Path, version: &str) -> anyhow::Result<BTreeMap<String, String>> {
-    let lock = Lock::read(lock).exit(Exit::Input, "reading the lock")?;
-    let sums = lock.other.get(LOCK_KEY).and_then(|k3s| k3s.get(version));
-    sums.map_or_else(
-        || Ok(BTreeMap::new()),
-        |sums| {
-            serde_json::from_value(sums.clone())
-                .exit(Exit::Input, "reading K3s's checksums in the lock")
-        },
-    )
-}
-
-fn lock_sums(path: &Path, version: &str, sums: &BTreeMap<String, String>) -> anyhow::Result<()> {
-    let mut lock = Lock::read(path).exit(Exit::Input, "reading the lock")?;
-    let mut versions: BTreeMap<String, serde_json::Value> = lock
-        .other
-        .remove(LOCK_KEY)
-        .map_or_else(|| Ok(BTreeMap::new()), serde_json::from_value)?;
-    versions.insert(version.to_owned(), serde_json::to_value(sums)?);
-    lock.other
-        .insert(LOCK_KEY.to_owned(), serde_json::to_value(versions)?);
-    lock.write(path)
-        .map(|_| ())
-        .exit(Exit::Host, "locking K3s's checksums")
-}
 
 /// Where nodes find what docker.io would give them, when a registry stands in for it.
 fn mirror(context: &Context, provider: Provider) -> anyhow::Result<Option<String>> {
@@ -141,7 +76,10 @@ fn k3s(context: &Context, provider: Provider) -> anyhow::Result<orch_contract::K
 /// Names and addresses of the API server beside the node's own.
 fn api_names(context: &Context, provider: Provider) -> Vec<String> {
     match provider {
-        Provider::Ssh => context.config.k3s.endpoint.iter().cloned().collect(),
+        Provider::Ssh => {
+            let endpoint = context.config.k3s.endpoint.iter();
+            endpoint.map(|endpoint| endpoint.value.clone()).collect()
+        }
         // This computer reaches the API through a port of its own.
         _ => vec!["127.0.0.1".to_owned(), "localhost".to_owned()],
     }
@@ -174,16 +112,77 @@ pub(super) async fn prepare_step(context: &Context, artifacts: &Artifacts) -> an
     Ok(())
 }
 
-/// Has Vagrant make, start and provision every machine.
-pub(super) async fn up(context: &Context) -> anyhow::Result<()> {
+/// Has Vagrant make, start and provision these machines; every one where none is named.
+pub(super) async fn up(context: &Context, names: &[String]) -> anyhow::Result<()> {
     let step = context.ui.step("machines");
     context
         .vagrant()
-        .up(|event| relay(&step, event))
+        .up(names, |event| relay(&step, event))
         .await
         .exit(Exit::Machine, "bringing the machines up")?;
-    step.done(&format!("{} nodes provisioned", context.config.nodes.len()));
+    let count = match names.len() {
+        0 => context.config.nodes.len(),
+        some => some,
+    };
+    step.done(&format!("{count} nodes provisioned"));
     Ok(())
+}
+
+/// A machine that cannot be worked on over SSH, and why.
+pub(super) struct Idle {
+    pub(super) name: String,
+    pub(super) why: &'static str,
+}
+
+/// Which of Vagrant's machines nobody can work on yet; SSH hosts are as they are.
+pub(super) async fn idle(context: &Context, names: &[String]) -> anyhow::Result<Vec<Idle>> {
+    if context.provider() == Provider::Ssh {
+        return Ok(Vec::new());
+    }
+    let vagrant = context.vagrant();
+    let states = if vagrant.has_machines() {
+        let states = vagrant.status().await;
+        states.exit(Exit::Machine, "asking Vagrant for the machines")?
+    } else {
+        BTreeMap::new()
+    };
+    let reached = context.project.reached();
+    let idle = names.iter().filter_map(|name| {
+        let why = why_idle(states.get(name).copied(), reached.join(name).exists())?;
+        let name = name.clone();
+        Some(Idle { name, why })
+    });
+    Ok(idle.collect())
+}
+
+/// `is_noted`: the provisioner has noted how the machine is reached.
+const fn why_idle(state: Option<MachineState>, is_noted: bool) -> Option<&'static str> {
+    match state {
+        Some(MachineState::Running) if is_noted => None,
+        Some(MachineState::Running) => Some("its machine runs and was never provisioned"),
+        Some(MachineState::Stopped) => Some("its machine is stopped"),
+        Some(MachineState::NotCreated) | None => Some("its machine is not made"),
+        Some(MachineState::Other) => Some("its machine is in a state that orch does not know"),
+    }
+}
+
+/// For what has to ask every one of the machines.
+pub(super) async fn refuse_idle(context: &Context, names: &[String]) -> anyhow::Result<()> {
+    let idle = idle(context, names).await?;
+    if idle.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = idle.iter().map(|idle| idle.name.as_str()).collect();
+    let each: Vec<_> = idle
+        .iter()
+        .map(|Idle { name, why }| format!("node {name}: {why}"))
+        .collect();
+    Err(anyhow::anyhow!(
+        "{}; `orch cluster up {}` makes and starts what is missing",
+        each.join("; "),
+        names.join(" ")
+    ))
+    .exit(Exit::Machine, "looking for the machines")
 }
 
 /// Removes a machine that Vagrant made.
@@ -244,16 +243,63 @@ pub(super) async fn prepare_folders(
         .exit(Exit::Machine, "preparing the machines")
 }
 
-/// The same below `folder`, for a plan.
+/// The same in a folder of its own, which goes when it is dropped: for a plan.
 pub(super) fn sketch_folders(
     context: &Context,
-    provider: Provider,
     artifacts: &Artifacts,
-    folder: &Path,
-) -> anyhow::Result<Prepared> {
+) -> anyhow::Result<(TempDir, Prepared)> {
     let state = context.project.state();
-    let request = request(context, provider, artifacts, &state)?;
-    machines::sketch(&request, folder).exit(Exit::Machine, "preparing the plan")
+    let request = request(context, context.provider(), artifacts, &state)?;
+    let preparing = "preparing the plan";
+    let mut folder = tempfile::Builder::new();
+    folder.prefix("plan-");
+    // Beside the keys that it gets copies of, as private as they are. Without any it has only new ones, for nobody.
+    let folder = if state.exists() {
+        folder.tempdir_in(&state)
+    } else {
+        folder.tempdir()
+    };
+    let folder = folder.exit(Exit::Host, preparing)?;
+    let prepared = machines::sketch(&request, folder.path()).exit(Exit::Machine, preparing)?;
+    Ok((folder, prepared))
+}
+
+/// New keys of the cluster in the folders of these nodes, which are all that may join from now on.
+pub(super) fn renew_keys(context: &Context, nodes: &[&config::Node]) -> anyhow::Result<()> {
+    let named = nodes
+        .iter()
+        .map(|node| (node.name.value.as_str(), node.role.into()));
+    machines::renew_keys(&context.project.state(), named)
+        .exit(Exit::Machine, "preparing the join service's keys")
+}
+
+/// What a node gets.
+pub(super) fn delivery(prepared: &Prepared) -> Delivery {
+    Delivery {
+        provisioner: shared(&prepared.provisioner),
+        artifacts: if prepared.artifacts_mounted {
+            Vec::new()
+        } else {
+            prepared.artifacts.iter().map(shared).collect()
+        },
+    }
+}
+
+/// What a node gets that is only to be freed of K3s.
+pub(super) fn delivery_for_reset() -> anyhow::Result<Delivery> {
+    let program = machines::provisioner(&provisioner()?);
+    let program = program.exit(Exit::Machine, "looking for the provisioner")?;
+    Ok(Delivery {
+        provisioner: shared(&program),
+        artifacts: Vec::new(),
+    })
+}
+
+fn shared(file: &PreparedFile) -> SharedFile {
+    SharedFile {
+        path: file.path.clone(),
+        sha256: file.sha256.clone(),
+    }
 }
 
 fn request<'a>(
@@ -275,10 +321,7 @@ fn request<'a>(
             .iter()
             .map(|node| WantedNode {
                 name: node.name.value.clone(),
-                role: match node.role {
-                    Role::Server => orch_contract::Role::Server,
-                    Role::Agent => orch_contract::Role::Agent,
-                },
+                role: node.role.into(),
                 address: node.address.value,
                 labels: node.labels.clone(),
                 taints: node.taints.clone(),
@@ -296,10 +339,10 @@ fn request<'a>(
                     .to_string_lossy()
                     .into_owned();
                 let sum = artifacts.sha256.get(&name).cloned();
-                let sum = sum.map_or_else(|| artifacts::sha256_of(&path), Ok)?;
+                let sum = sum.map_or_else(|| release::sha256_of(&path), Ok)?;
                 Ok((path, sum))
             })
-            .collect::<Result<_, artifacts::ArtifactError>>()
+            .collect::<Result<_, release::ArtifactError>>()
             .exit(Exit::Machine, "hashing K3s's assets")?,
         sha256: artifacts.sha256.clone(),
         mirror: mirror(context, provider)?,
@@ -408,7 +451,7 @@ pub(super) async fn prepare_for_vagrant(
     if std::env::var_os("ORCH_EVENTS").is_none_or(|value| value != "1") {
         doctor::preflight(context).await?;
     }
-    let artifacts = acquire_artifacts(context, provider, step.as_ref()).await?;
+    let artifacts = artifacts::acquire(context, provider, step.as_ref()).await?;
     let prepared = prepare(context, provider, &artifacts, &step).await?;
     step.done("the machines can be made");
     ui.result_json(&prepared);
@@ -448,14 +491,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_are_locked_for_their_version_and_nothing_else_is_touched() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("images.lock");
-        let sums = BTreeMap::from([("k3s".to_owned(), "ab".repeat(32))]);
-        assert!(locked_sums(&path, "v1+k3s1").unwrap().is_empty());
-        lock_sums(&path, "v1+k3s1", &sums).unwrap();
-        lock_sums(&path, "v2+k3s1", &BTreeMap::new()).unwrap();
-        assert_eq!(locked_sums(&path, "v1+k3s1").unwrap(), sums);
-        assert!(Lock::read(&path).unwrap().components.is_empty());
+    fn a_machine_is_worked_on_when_it_runs_and_somebody_noted_how_it_is_reached() {
+        assert_eq!(why_idle(Some(MachineState::Running), true), None);
+        for (state, noted, expected) in [
+            (Some(MachineState::Running), false, "never provisioned"),
+            (Some(MachineState::Stopped), true, "stopped"),
+            (Some(MachineState::NotCreated), true, "not made"),
+            (None, false, "not made"),
+        ] {
+            let why = why_idle(state, noted).unwrap();
+            assert!(why.contains(expected), "{why}");
+        }
     }
 }

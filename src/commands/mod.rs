@@ -2,9 +2,11 @@
 //! errors get their exit codes.
 
 pub mod apply;
+mod artifacts;
 mod attest;
 mod cluster;
 mod cluster_keys;
+mod cluster_labels;
 mod cluster_nodes;
 mod cluster_remove;
 mod cluster_upgrade;
@@ -151,7 +153,7 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
         Context::load(&cli.file, ui).exit(Exit::Input, "reading the cluster's description")?;
     let changes_machines = match &command {
         Command::Create(arguments) => !arguments.dry_run,
-        Command::Start | Command::Stop | Command::Destroy => true,
+        Command::Start | Command::Stop | Command::Destroy(_) => true,
         Command::Cluster(arguments) => match &arguments.command {
             ClusterCommand::Up(arguments) => !arguments.dry_run,
             ClusterCommand::Remove(arguments) => !arguments.dry_run,
@@ -173,7 +175,7 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
         Command::Create(arguments) => create::run(&context, &arguments).await?,
         Command::Start => create::start(&context).await?,
         Command::Stop => cluster::stop(&context).await?,
-        Command::Destroy => cluster::destroy(&context).await?,
+        Command::Destroy(arguments) => cluster::destroy(&context, arguments.force).await?,
         Command::Cluster(arguments) => return cluster_command(&context, arguments.command).await,
         Command::Images(arguments) => return publish::run(&context, *arguments).await,
         Command::Apply(arguments) => manifests::run(&context, &arguments).await?,

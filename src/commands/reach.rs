@@ -32,10 +32,7 @@ fn host(context: &Context, node: &config::Node) -> anyhow::Result<Host> {
     };
     Ok(Host {
         name: name.clone(),
-        role: match node.role {
-            config::Role::Server => orch_contract::Role::Server,
-            config::Role::Agent => orch_contract::Role::Agent,
-        },
+        role: node.role.into(),
         folder: context.project.state().join("nodes").join(name),
         wanted,
     })
@@ -48,7 +45,7 @@ fn over_ssh(context: &Context, node: &config::Node) -> anyhow::Result<Wanted> {
 /// What orch.yaml says of an SSH host, its address included.
 fn described(context: &Context, node: &config::Node) -> ssh::Host {
     let own = node.ssh.as_ref().map(|ssh| ssh.value.clone());
-    let mut host = own.unwrap_or_default().or(&context.config.ssh);
+    let mut host = own.unwrap_or_default().or(&context.config.ssh.value);
     host.host
         .get_or_insert_with(|| node.address.value.to_string());
     host
@@ -57,16 +54,19 @@ fn described(context: &Context, node: &config::Node) -> ssh::Host {
 fn wanted(context: &Context, name: &str, host: &ssh::Host) -> anyhow::Result<Wanted> {
     let reading = || format!("reading ssh.host_key of node {name}");
     let pin = host.host_key.as_deref().map(str::parse::<HostKeyPin>);
-    let defaults = &context.config.ssh;
+    let defaults = &context.config.ssh.value;
     Ok(Wanted {
         name: name.to_owned(),
         host: host.host.clone().unwrap_or_default(),
         user: host.user.clone(),
         port: host.port,
-        identity: host.key.as_deref().map(|key| expand(context, key)),
+        identity: host.key.as_deref().map(|key| located(context, key)),
         jump: host.jump.clone(),
         host_key: pin.transpose().exit(Exit::Input, reading())?,
-        ssh_config: defaults.config.as_deref().map(|path| expand(context, path)),
+        ssh_config: defaults
+            .config
+            .as_deref()
+            .map(|path| located(context, path)),
         known_hosts: None,
     })
 }
@@ -131,6 +131,33 @@ pub(super) fn remembered(context: &Context, name: &str) -> anyhow::Result<Option
     }))
 }
 
+/// SSH hosts that orch.yaml had once, was not told to let go, and does not have under another name.
+pub(super) fn former(context: &Context) -> anyhow::Result<Vec<Host>> {
+    let folder = context.project.reached();
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let reading = || format!("reading {}", folder.display());
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(&folder).exit(Exit::Host, reading())? {
+        let name = entry.exit(Exit::Host, reading())?.file_name();
+        let name = name.to_string_lossy().into_owned();
+        let mut nodes = context.config.nodes.iter();
+        // A name of ours has no dot: what else lies there is no note.
+        if !name.contains('.') && !nodes.any(|node| node.name.value == name) {
+            names.push(name);
+        }
+    }
+    names.sort();
+    let mut hosts = Vec::new();
+    for name in names {
+        if same_host(context, &name)?.is_none() {
+            hosts.extend(remembered(context, &name)?);
+        }
+    }
+    Ok(hosts)
+}
+
 /// What the Vagrantfile's provisioner notes of a machine, in the form of ssh_config(5), host key included.
 fn over_vagrant(context: &Context, name: &str) -> Wanted {
     Wanted {
@@ -141,18 +168,19 @@ fn over_vagrant(context: &Context, name: &str) -> Wanted {
     }
 }
 
-/// `~/` as a shell has it; anything else relative to orch.yaml.
-fn expand(context: &Context, path: &Path) -> PathBuf {
-    match (path.strip_prefix("~"), std::env::var_os("HOME")) {
-        (Ok(rest), Some(home)) => PathBuf::from(home).join(rest),
-        _ => context.path(path),
+/// Relative to orch.yaml; what begins with `~` is found at home by who opens it.
+fn located(context: &Context, path: &Path) -> PathBuf {
+    if path.starts_with("~") {
+        path.to_owned()
+    } else {
+        context.path(path)
     }
 }
 
 /// How the nodes are worked on.
 pub(super) fn options(context: &Context, access: &Access) -> anyhow::Result<Options> {
-    let parallel = access.parallel.or(context.config.ssh.parallel);
-    // `create` and `destroy` have no option for it.
+    let parallel = access.parallel.or(context.config.ssh.value.parallel);
+    // Read here and not by the command line's parser: `create`, `start` and `destroy` have no option for it.
     let file = access
         .sudo_password_file
         .clone()

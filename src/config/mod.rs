@@ -30,8 +30,8 @@ pub struct Config {
     /// Only where orch makes the machines.
     pub network: Option<Network>,
     /// How the nodes are reached, where they are hosts that exist already.
-    #[serde(default)]
-    pub ssh: ssh::Defaults,
+    #[serde(default = "unspoken")]
+    pub ssh: Spanned<ssh::Defaults>,
     pub nodes: Vec<Node>,
     #[serde(default)]
     pub ports: Ports,
@@ -99,6 +99,15 @@ pub enum Role {
     Agent,
 }
 
+impl From<Role> for orch_contract::Role {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Server => Self::Server,
+            Role::Agent => Self::Agent,
+        }
+    }
+}
+
 /// TCP ports on the host, all on 127.0.0.1.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -140,7 +149,7 @@ pub struct K3s {
     /// Base of the release URLs, without the version.
     pub release_url: String,
     /// The name or address under which this computer reaches the API server of SSH hosts. Left out: the server's address.
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Spanned<String>>,
     /// Further keys of K3s's config.yaml, for every node.
     pub config: serde_json::Map<String, serde_json::Value>,
     /// Accept keys in `config` that orch does not know (a newer K3s).
@@ -163,11 +172,7 @@ pub const K3S_VERSION: &str = "v1.34.2+k3s1";
 impl Default for K3s {
     fn default() -> Self {
         Self {
-            version: Spanned::new(
-                K3S_VERSION.into(),
-                serde_saphyr::Location::UNKNOWN,
-                serde_saphyr::Location::UNKNOWN,
-            ),
+            version: nowhere(K3S_VERSION.into()),
             source: K3sSource::Auto,
             directory: None,
             release_url: K3S_RELEASES.into(),
@@ -239,6 +244,16 @@ pub enum Share {
     Mounted,
     /// There is none: no stack has volumes.
     None,
+}
+
+/// A value that stands in no file.
+fn nowhere<T>(value: T) -> Spanned<T> {
+    let unknown = serde_saphyr::Location::UNKNOWN;
+    Spanned::new(value, unknown, unknown)
+}
+
+fn unspoken<T: Default>() -> Spanned<T> {
+    nowhere(T::default())
 }
 
 fn default_dockerfiles() -> PathBuf {

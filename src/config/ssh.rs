@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::remote::HostKeyPin;
+
 /// What holds for every host that does not say otherwise.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -34,6 +36,16 @@ pub struct Host {
     pub host_key: Option<String>,
 }
 
+impl Defaults {
+    /// What is wrong with them, as far as the file alone can tell.
+    pub(super) fn problem(&self) -> Option<String> {
+        if self.parallel == Some(0) {
+            return Some("ssh.parallel: at least one node at a time".to_owned());
+        }
+        problem(self.port, &[("user", &self.user), ("jump", &self.jump)])
+    }
+}
+
 impl Host {
     /// The host with what holds for all of them where it says nothing itself.
     pub fn or(self, defaults: &Defaults) -> Self {
@@ -49,19 +61,27 @@ impl Host {
 
     /// What is wrong with it, as far as the file alone can tell.
     pub(super) fn problem(&self) -> Option<String> {
-        if self.port == Some(0) {
-            return Some("ssh.port: 0 is not a port".to_owned());
+        let pin = self.host_key.as_deref().map(str::parse::<HostKeyPin>);
+        if let Some(Err(error)) = pin {
+            return Some(format!("ssh.host_key: {error}"));
         }
-        // ssh(1) would take it for an option.
         let words = [
             ("host", &self.host),
             ("user", &self.user),
             ("jump", &self.jump),
         ];
-        words.iter().find_map(|(key, value)| {
-            let value = value.as_deref()?;
-            (value.is_empty() || value.starts_with('-') || value.contains(char::is_whitespace))
-                .then(|| format!("ssh.{key}: {value:?} cannot be one"))
-        })
+        problem(self.port, &words)
     }
+}
+
+fn problem(port: Option<u16>, words: &[(&str, &Option<String>)]) -> Option<String> {
+    if port == Some(0) {
+        return Some("ssh.port: 0 is not a port".to_owned());
+    }
+    words.iter().find_map(|(key, value)| {
+        let value = value.as_deref()?;
+        // ssh(1) would take what begins with a dash for an option.
+        (value.is_empty() || value.starts_with('-') || value.contains(char::is_whitespace))
+            .then(|| format!("ssh.{key}: {value:?} cannot be one"))
+    })
 }

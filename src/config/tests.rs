@@ -100,7 +100,7 @@ nodes:
   - name: one
     role: server
     address: fd00::11
-    ssh: { host: one.example.com, port: 22, host_key: \"SHA256:abc\" }
+    ssh: { host: one.example.com, port: 22, host_key: \"SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU\" }
   - { name: two, role: agent, address: 10.0.0.12 }
 ";
 
@@ -109,7 +109,7 @@ fn hosts_that_exist_need_no_network_and_say_how_they_are_reached() {
     let config = Config::parse(SSH, Path::new("orch.yaml")).unwrap();
     assert_eq!(config.subnet(), None);
     let own = config.nodes[0].ssh.as_ref().unwrap().value.clone();
-    let host = own.or(&config.ssh);
+    let host = own.or(&config.ssh.value);
     assert_eq!(host.host.as_deref(), Some("one.example.com"));
     assert_eq!(
         (host.user.as_deref(), host.port),
@@ -142,6 +142,22 @@ fn what_belongs_to_machines_and_what_to_hosts_is_told_apart() {
         ("host: one.example.com", "host: \"a b\"", "ssh.host"),
         ("port: 22,", "port: 0,", "ssh.port"),
         ("host_key:", "hostkey:", "hostkey"),
+        (
+            "SHA256:47DE",
+            "SHA256:",
+            "orch.yaml:8:10: one: ssh.host_key: not a host key",
+        ),
+        (
+            "user: deploy",
+            "user: -x",
+            "orch.yaml:3:6: ssh.user: \"-x\"",
+        ),
+        ("user: deploy", "parallel: 0", "orch.yaml:3:6: ssh.parallel"),
+        (
+            "nodes:",
+            "k3s: { endpoint: \"https://a:6443\" }\nnodes:",
+            "orch.yaml:4:18: k3s.endpoint",
+        ),
     ] {
         let message = error(&SSH.replacen(from, to, 1));
         assert!(message.contains(expected), "{from} -> {to}: {message}");

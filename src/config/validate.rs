@@ -33,6 +33,12 @@ fn is_dns_label(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
+/// A name or an address as a URL has it between scheme and port.
+fn is_host(text: &str) -> bool {
+    let is_label = |label: &str| is_dns_label(&label.to_ascii_lowercase());
+    text.parse::<IpAddr>().is_ok() || (text.len() <= 253 && text.split('.').all(is_label))
+}
+
 pub(super) fn check(config: &Config) -> Result<(), Problem> {
     if !is_dns_label(&config.name.value) {
         return Err(at(
@@ -50,6 +56,17 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
         return Err(at(
             config.k3s.version.referenced,
             "k3s.source is `directory`, so k3s.directory must name the folder with the release assets",
+        ));
+    }
+    if let Some(endpoint) = config.k3s.endpoint.as_ref()
+        && !is_host(&endpoint.value)
+    {
+        return Err(at(
+            endpoint.referenced,
+            format!(
+                "k3s.endpoint {:?} is neither a name nor an address; leave out `https://` and the port",
+                endpoint.value
+            ),
         ));
     }
     let version = &config.k3s.version.value;
@@ -143,6 +160,9 @@ fn check_provider(config: &Config) -> Result<(), Problem> {
             ));
         }
         Some(_) | None => {}
+    }
+    if let Some(problem) = config.ssh.value.problem() {
+        return Err(at(config.ssh.referenced, problem));
     }
     for node in &config.nodes {
         if let Some(ssh) = &node.ssh {

@@ -83,6 +83,21 @@ pub enum KubeError {
     },
 }
 
+impl KubeError {
+    /// Whether the same request may succeed a little later, or after another look at the object.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Request { source, .. } => {
+                let error = source.0.as_ref();
+                let looked_at_before = matches!(error, kube::Error::Api(status) if status.code == 404 || status.code == 409);
+                looked_at_before || super::retry::is_transient(error)
+            }
+            _ => false,
+        }
+    }
+}
+
 pub(super) fn owners(conflicts: &[Conflict]) -> String {
     let owners: Vec<_> = conflicts
         .iter()
@@ -135,6 +150,25 @@ mod tests {
             owners(&conflicts(&status)),
             "\"kubectl-scale\" owns .spec.replicas, .spec.paused; \"helm\" owns .data.a"
         );
+    }
+
+    #[test]
+    fn what_the_server_refuses_for_good_does_not_pass() {
+        let refused = |code| KubeError::Request {
+            operation: "labelling".to_owned(),
+            source: Cause::from(kube::Error::Api(Box::new(
+                kube::core::Status::failure("no", "reason").with_code(code),
+            ))),
+        };
+        for (code, expected) in [
+            (409, true),
+            (503, true),
+            (404, true),
+            (403, false),
+            (422, false),
+        ] {
+            assert_eq!(refused(code).may_pass(), expected, "{code}");
+        }
     }
 
     #[test]

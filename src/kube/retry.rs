@@ -64,7 +64,7 @@ impl Settle {
 }
 
 /// Whether the same request may succeed a little later.
-fn is_transient(error: &kube::Error) -> bool {
+pub(super) fn is_transient(error: &kube::Error) -> bool {
     match error {
         kube::Error::Api(status) => match status.code {
             // Server-side apply answers a field that the schema does not have with 500.

@@ -14,7 +14,10 @@ use std::path::PathBuf;
 
 use crate::process::RunError;
 
-pub use prepare::{Prepared, PreparedFile, PreparedNode, Request, WantedNode, prepare, sketch};
+pub use prepare::{
+    Prepared, PreparedFile, PreparedNode, Request, WantedNode, prepare, provisioner, renew_keys,
+    sketch,
+};
 pub use vagrant::{MachineEvent, MachineState, Vagrant, existing_provider};
 
 /// The label that every container, network and volume of a cluster carries.

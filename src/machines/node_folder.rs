@@ -3,7 +3,7 @@
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
-use orch_contract::{ClusterKeys, NodeConfig, Role};
+use orch_contract::{ClusterKeys, NodeConfig, NodeName, Role};
 
 use super::{MachineError, io};
 
@@ -19,27 +19,8 @@ pub(super) fn write(
             node: config.node.name.to_string(),
             source,
         })?;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(io(format!("make {}", directory.display())))?;
-    let credentials = match config.node.role {
-        Role::Server => [
-            (keys.host_key(), "join_host_key"),
-            (keys.authorized_keys(), "authorized_keys"),
-        ],
-        Role::Agent => [
-            (keys.client_key(&config.node.name), "join_client_key"),
-            (keys.known_host(), "join_known_host"),
-        ],
-    };
-    let mut wanted = vec!["node.json"];
-    for (from, name) in &credentials {
-        let bytes = std::fs::read(from).map_err(io(format!("read {}", from.display())))?;
-        replace(&directory.join(name), &bytes)?;
-        wanted.push(name);
-    }
+    let mut wanted = write_keys(directory, &config.node.name, config.node.role, keys)?;
+    wanted.push("node.json");
     let json = serde_json::to_vec_pretty(config).map_err(|error| MachineError::Io {
         operation: format!("write the configuration of {}", config.node.name),
         source: error.into(),
@@ -54,6 +35,35 @@ pub(super) fn write(
         }
     }
     Ok(())
+}
+
+/// Writes the node's keys only, and says what the files are called.
+pub(super) fn write_keys(
+    directory: &Path,
+    name: &NodeName,
+    role: Role,
+    keys: &ClusterKeys,
+) -> Result<Vec<&'static str>, MachineError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(io(format!("make {}", directory.display())))?;
+    let credentials = match role {
+        Role::Server => [
+            (keys.host_key(), "join_host_key"),
+            (keys.authorized_keys(), "authorized_keys"),
+        ],
+        Role::Agent => [
+            (keys.client_key(name), "join_client_key"),
+            (keys.known_host(), "join_known_host"),
+        ],
+    };
+    for (from, name) in &credentials {
+        let bytes = std::fs::read(from).map_err(io(format!("read {}", from.display())))?;
+        replace(&directory.join(name), &bytes)?;
+    }
+    Ok(credentials.into_iter().map(|(_, name)| name).collect())
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), MachineError> {

@@ -77,11 +77,7 @@ pub struct Prepared {
 
 /// Prepares everything under the state folder.
 pub async fn prepare(request: &Request<'_>) -> Result<Prepared, MachineError> {
-    if !request.provisioner.exists() {
-        return Err(MachineError::NoProvisioner {
-            binary: request.provisioner.clone(),
-        });
-    }
+    let provisioner = provisioner(&request.provisioner)?;
     make_private(request.state)?;
     if request.provider != Provider::Ssh {
         ssh_key::ensure(&request.state.join("ssh")).await?;
@@ -89,7 +85,7 @@ pub async fn prepare(request: &Request<'_>) -> Result<Prepared, MachineError> {
     let keys = request.state.join("keys");
     let nodes = node_folders(request, &request.state.join("nodes"), &keys)?;
     Ok(Prepared {
-        provisioner: provisioner(request)?,
+        provisioner,
         artifacts: collect_artifacts(request)?,
         artifacts_mounted: request.provider == Provider::Docker,
         nodes,
@@ -110,18 +106,43 @@ pub fn sketch(request: &Request<'_>, folder: &Path) -> Result<Prepared, MachineE
         sha256: sha256.clone(),
     });
     Ok(Prepared {
-        provisioner: provisioner(request)?,
+        provisioner: provisioner(&request.provisioner)?,
         artifacts: artifacts.collect(),
         artifacts_mounted: request.provider == Provider::Docker,
         nodes: node_folders(request, &folder.join("nodes"), &keys)?,
     })
 }
 
-fn provisioner(request: &Request<'_>) -> Result<PreparedFile, MachineError> {
+/// The provisioner's binary with its sum.
+pub fn provisioner(binary: &Path) -> Result<PreparedFile, MachineError> {
+    if !binary.exists() {
+        return Err(MachineError::NoProvisioner {
+            binary: binary.to_owned(),
+        });
+    }
     Ok(PreparedFile {
-        sha256: sha256_of(&request.provisioner)?,
-        path: request.provisioner.clone(),
+        sha256: sha256_of(binary)?,
+        path: binary.to_owned(),
     })
+}
+
+/// Brings the keys in the folders of these nodes, all of a cluster, to where a rotation or a node's removal has left them.
+pub fn renew_keys<'a>(
+    state: &Path,
+    nodes: impl Iterator<Item = (&'a str, Role)>,
+) -> Result<(), MachineError> {
+    let nodes = nodes
+        .map(|(name, role)| Ok((node_name(name)?, role)))
+        .collect::<Result<Vec<_>, MachineError>>()?;
+    let names: Vec<NodeName> = nodes.iter().map(|(name, _)| name.clone()).collect();
+    let keys = ClusterKeys::new(state.join("keys"));
+    orch_ssh::keys::ensure_cluster_keys(&keys, &names)
+        .map_err(|source| MachineError::Keys { source })?;
+    for (name, role) in &nodes {
+        let directory = state.join("nodes").join(name.as_str());
+        node_folder::write_keys(&directory, name, *role, &keys)?;
+    }
+    Ok(())
 }
 
 fn node_folders(
@@ -308,4 +329,33 @@ fn sha256_of(path: &Path) -> Result<String, MachineError> {
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_nodes_key_leaves_the_servers_list_and_the_others_keep_theirs() {
+        let state = tempfile::tempdir().unwrap();
+        let server = ("one", Role::Server);
+        let (two, three) = (("two", Role::Agent), ("three", Role::Agent));
+        let read = |path: &str| std::fs::read_to_string(state.path().join(path)).unwrap();
+        renew_keys(state.path(), [server, two, three].into_iter()).unwrap();
+        let before = read("nodes/one/authorized_keys");
+        let key = read("nodes/two/join_client_key");
+        assert!(
+            before.contains(" two\n") && before.contains(" three\n"),
+            "{before}"
+        );
+        std::fs::write(state.path().join("nodes/one/node.json"), "{}").unwrap();
+        renew_keys(state.path(), [server, two].into_iter()).unwrap();
+        let after = read("nodes/one/authorized_keys");
+        assert!(
+            after.contains(" two\n") && !after.contains(" three\n"),
+            "{after}"
+        );
+        assert_eq!(read("nodes/two/join_client_key"), key);
+        assert_eq!(read("nodes/one/node.json"), "{}");
+    }
 }

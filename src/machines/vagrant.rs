@@ -80,9 +80,15 @@ impl Vagrant {
         })
     }
 
-    /// Makes, starts and provisions every machine.
-    pub async fn up(&self, on_event: impl FnMut(MachineEvent)) -> Result<(), MachineError> {
-        self.stream("bring the machines up", &["up", "--provision"], on_event)
+    /// Makes, starts and provisions these machines; every one where none is named.
+    pub async fn up(
+        &self,
+        names: &[String],
+        on_event: impl FnMut(MachineEvent),
+    ) -> Result<(), MachineError> {
+        let mut arguments = vec!["up", "--provision"];
+        arguments.extend(names.iter().map(String::as_str));
+        self.stream("bring the machines up", &arguments, on_event)
             .await
     }
 

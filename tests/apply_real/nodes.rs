@@ -64,7 +64,9 @@ async fn labels_and_taints_follow_what_is_wanted_for_life() {
         "a plan changes nothing"
     );
 
-    assert_eq!(reconcile(&client, &first).await.unwrap(), planned);
+    let mut changed = BTreeMap::new();
+    let reconciled = reconcile(&client, &first, &mut changed).await.unwrap();
+    assert_eq!((&reconciled, &changed), (&planned, &planned.changes));
     let again = plan(&client, &first).await.unwrap();
     assert_eq!(again.changes, BTreeMap::new());
     let node = nodes.get("labelled").await.unwrap();
@@ -82,8 +84,26 @@ async fn labels_and_taints_follow_what_is_wanted_for_life() {
         .patch("labelled", &parameters, &Patch::Merge(&others))
         .await
         .unwrap();
-    let second = [wanted("labelled", &[("disk", "hdd")], &[])];
-    reconcile(&client, &second).await.unwrap();
+    // What was changed before another node was refused is known all the same.
+    let second = [
+        wanted("labelled", &[("disk", "hdd")], &[]),
+        wanted("nobodys", &[("x", "not a value")], &[]),
+    ];
+    let refused = reconcile(&client, &second, &mut changed).await.unwrap_err();
+    assert!(!refused.may_pass(), "{refused:?}");
+    let all: Vec<_> = changed["labelled"]
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(
+        all.contains(&"label disk=ssd is missing".to_owned()),
+        "{all:?}"
+    );
+    assert!(
+        all.contains(&"label disk=ssd becomes disk=hdd".to_owned()),
+        "{all:?}"
+    );
+    assert!(!changed.contains_key("nobodys"));
     let node = nodes.get("labelled").await.unwrap();
     let labels = node.metadata.labels.unwrap();
     assert_eq!(

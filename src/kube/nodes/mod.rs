@@ -9,6 +9,7 @@
 mod changes;
 mod drain;
 mod taint;
+mod version;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use super::{FIELD_MANAGER, KubeError};
 pub use changes::{Change, Verb, changes};
 pub use drain::{DrainError, DrainOptions, drain};
 pub use taint::{InvalidTaint, Taint};
+pub use version::is_newer;
 
 /// Names of the labels that orch set, with commas.
 pub const OWNED_LABELS: &str = "orch.dev/labels";
@@ -58,7 +60,10 @@ const ATTEMPTS: u32 = 5;
 
 /// What [`reconcile`] would do.
 pub async fn plan(client: &kube::Client, wanted: &[WantedNode]) -> Result<Reconciled, KubeError> {
-    let present = list(client).await?;
+    Ok(compare(&list(client).await?, wanted))
+}
+
+fn compare(present: &BTreeMap<String, Node>, wanted: &[WantedNode]) -> Reconciled {
     let mut plan = Reconciled::default();
     for node in wanted {
         match present.get(&node.name) {
@@ -71,50 +76,83 @@ pub async fn plan(client: &kube::Client, wanted: &[WantedNode]) -> Result<Reconc
             }
         }
     }
-    plan.orphans = present
-        .into_keys()
-        .filter(|name| !wanted.iter().any(|node| node.name == *name))
-        .collect();
-    Ok(plan)
+    let is_wanted = |name: &&String| wanted.iter().any(|node| node.name == **name);
+    let names = present.keys();
+    plan.orphans = names.filter(|name| !is_wanted(name)).cloned().collect();
+    plan
 }
 
-/// Gives every registered node the labels and taints that are wanted. One list and one patch for each node that differs.
+/// Gives every registered node the labels and taints that are wanted: one list, one patch for each node that differs, and one
+/// get and patch more whenever somebody else changes it at the same moment. What was changed is added to `changed`, also where
+/// a later node fails; `changes` of the answer is what this call found.
 pub async fn reconcile(
     client: &kube::Client,
     wanted: &[WantedNode],
+    changed: &mut BTreeMap<String, Vec<Change>>,
 ) -> Result<Reconciled, KubeError> {
-    let plan = plan(client, wanted).await?;
+    let mut present = list(client).await?;
+    let plan = compare(&present, wanted);
     for node in wanted {
-        if plan.changes.contains_key(&node.name) {
-            reconcile_one(client, node).await?;
+        if !plan.changes.contains_key(&node.name) {
+            continue;
+        }
+        if let Some(live) = present.remove(&node.name) {
+            let changes = reconcile_one(client, node, live).await?;
+            if !changes.is_empty() {
+                changed
+                    .entry(node.name.clone())
+                    .or_default()
+                    .extend(changes);
+            }
         }
     }
     Ok(plan)
 }
 
-async fn reconcile_one(client: &kube::Client, wanted: &WantedNode) -> Result<(), KubeError> {
+/// `live` is the node as it was seen last.
+async fn reconcile_one(
+    client: &kube::Client,
+    wanted: &WantedNode,
+    mut live: Node,
+) -> Result<Vec<Change>, KubeError> {
     let nodes: Api<Node> = Api::all(client.clone());
     let operation = format!("setting labels and taints of node {}", wanted.name);
+    let parameters = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
     let mut attempt = 1;
     loop {
-        let live = nodes
-            .get(&wanted.name)
-            .await
-            .map_err(|error| failed(&operation, error))?;
-        if changes(&live, wanted).is_empty() {
-            return Ok(());
+        let changes = changes(&live, wanted);
+        if changes.is_empty() {
+            return Ok(changes);
         }
         let patch = Patch::Merge(changes::patch(&live, wanted));
-        let parameters = PatchParams {
-            field_manager: Some(FIELD_MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
         match nodes.patch(&wanted.name, &parameters, &patch).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(changes),
             Err(error) if is_conflict(&error) && attempt < ATTEMPTS => attempt += 1,
             Err(error) => return Err(failed(&operation, error)),
         }
+        live = nodes
+            .get(&wanted.name)
+            .await
+            .map_err(|error| failed(&operation, error))?;
     }
+}
+
+/// The version that each node's kubelet reports.
+pub async fn kubelet_versions(
+    client: &kube::Client,
+) -> Result<BTreeMap<String, String>, KubeError> {
+    let version = |(name, node): (String, Node)| {
+        let info = node.status?.node_info?;
+        Some((name, info.kubelet_version))
+    };
+    Ok(list(client)
+        .await?
+        .into_iter()
+        .filter_map(version)
+        .collect())
 }
 
 /// Names of every registered node.
