@@ -7,7 +7,7 @@ use orch_contract::{ClusterKeys, NodeName};
 use orch_ssh::keys::{Stage, advance_rotation, begin_rotation, read_rotation};
 
 use super::cluster_nodes::{Shown, failures};
-use super::{Context, cluster, machines, reach};
+use super::{Context, cluster, idle, machines, reach};
 use crate::cli::cluster::{Access, RotateArgs};
 use crate::exit::{Exit, WithExit as _};
 use crate::nodes;
@@ -42,7 +42,7 @@ pub(super) async fn rotate(context: &Context, arguments: &RotateArgs) -> anyhow:
         return Ok(Exit::Changes);
     }
     let names: Vec<String> = all.iter().map(ToString::to_string).collect();
-    machines::refuse_idle(context, &names).await?;
+    idle::refuse(context, &names).await?;
     if let Some(begun_for) = earlier {
         to_the_end(context, &keys, &all, host, &of, &arguments.access).await?;
         context.ui.note(&format!(

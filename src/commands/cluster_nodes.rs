@@ -6,10 +6,10 @@ use std::sync::Arc;
 use orch_contract::{Action, Outcome, Role};
 use serde::Serialize;
 
-use super::machines::{self, Idle};
+use super::idle::{self, Idle};
 use super::{
-    Context, artifacts, cluster, cluster_labels, cluster_remove, kubeconfig, manifests, reach,
-    status,
+    Context, artifacts, cluster, cluster_labels, cluster_remove, cluster_upgrade, kubeconfig,
+    machines, manifests, reach, status,
 };
 use crate::artifacts::Artifacts;
 use crate::cli::cluster::{Access, Selection, UpArgs};
@@ -80,7 +80,7 @@ pub(super) async fn plan(
     let step = context.ui.step("plan");
     let sketch = sketch(context, selection, &step).await?;
     let everyone = reach::hosts(context)?;
-    let idle = machines::idle(context, &names(&everyone)).await?;
+    let idle = idle::among(context, &names(&everyone)).await?;
     let is_idle = |host: &Host| idle.iter().any(|idle| idle.name == host.name);
     let awake: Vec<Host> = sketch
         .hosts
@@ -131,10 +131,15 @@ pub(super) async fn up(context: &Context, arguments: &UpArgs) -> anyhow::Result<
         return plan(context, &arguments.selection, arguments.prune).await;
     }
     let mut hosts = chosen(reach::hosts(context)?, &arguments.selection.nodes)?;
+    let going: Vec<&Host> = hosts.iter().collect();
+    // A server that does not answer is no reason to leave an agent as it is.
+    if let Ok(Some(refused)) = cluster_upgrade::refusal(context, &hosts, &going).await {
+        return Err(refused);
+    }
     let artifacts = artifacts::step(context).await?;
     // Vagrant takes them one after the other where it cannot do otherwise, and an agent waits for its server.
     hosts.sort_by_key(|host| host.role != Role::Server);
-    let idle = machines::idle(context, &names(&hosts)).await?;
+    let idle = idle::among(context, &names(&hosts)).await?;
     if !idle.is_empty() {
         machines::prepare_step(context, &artifacts).await?;
         let names: Vec<String> = idle.into_iter().map(|idle| idle.name).collect();
@@ -227,7 +232,7 @@ pub(super) async fn start(context: &Context) -> anyhow::Result<()> {
 pub(super) async fn facts(context: &Context, selection: &Selection) -> anyhow::Result<Exit> {
     let hosts = chosen(reach::hosts(context)?, &selection.nodes)?;
     let options = reach::options(context, &selection.access)?;
-    machines::refuse_idle(context, &names(&hosts)).await?;
+    idle::refuse(context, &names(&hosts)).await?;
     let step = context.ui.step("facts");
     let shown = Shown(Arc::clone(&step));
     let facts = nodes::facts(&hosts, &options, &shown).await;

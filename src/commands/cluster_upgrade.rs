@@ -12,7 +12,7 @@ use futures::future::join_all;
 use orch_contract::{Action, Outcome, Role, Subject};
 
 use super::cluster_nodes::{Shown, failures, names, sketch, with_folders};
-use super::{Context, artifacts, cluster, machines};
+use super::{Context, artifacts, cluster, idle, machines};
 use crate::cli::cluster::UpgradeArgs;
 use crate::exit::{Exit, WithExit as _};
 use crate::kube::nodes as kube_nodes;
@@ -28,7 +28,7 @@ pub(super) async fn run(context: &Context, arguments: &UpgradeArgs) -> anyhow::R
     let selection = &arguments.selection;
     let sketch = sketch(context, selection, &step).await?;
     let hosts = &sketch.hosts;
-    machines::refuse_idle(context, &names(hosts)).await?;
+    idle::refuse(context, &names(hosts)).await?;
     let shown = Shown(Arc::clone(&step));
     let reports = nodes::plan(hosts, &sketch.delivery, &sketch.options, &shown).await;
     failures(&reports, "planning the upgrade")?;
@@ -39,7 +39,9 @@ pub(super) async fn run(context: &Context, arguments: &UpgradeArgs) -> anyhow::R
         &begun,
         usize::from(arguments.max_unavailable),
     );
-    refuse_agents_before_their_server(context, hosts, &waves).await?;
+    if let Some(refused) = refusal(context, hosts, &waves.concat()).await? {
+        return Err(refused);
+    }
     step.done(&match waves.iter().map(Vec::len).sum::<usize>() {
         0 => "every node runs the K3s of orch.yaml".to_owned(),
         count => format!("{count} of {} nodes get another K3s", hosts.len()),
@@ -92,15 +94,14 @@ pub(super) async fn run(context: &Context, arguments: &UpgradeArgs) -> anyhow::R
     Ok(Exit::Success)
 }
 
-/// Agents that go alone must not become newer than a server that stays behind.
-async fn refuse_agents_before_their_server(
+/// Why agents must not go alone: they would become newer than a server that stays behind.
+pub(super) async fn refusal(
     context: &Context,
     hosts: &[Host],
-    waves: &[Vec<&Host>],
-) -> anyhow::Result<()> {
-    let agents: Vec<&str> = waves
+    going: &[&Host],
+) -> anyhow::Result<Option<anyhow::Error>> {
+    let agents: Vec<&str> = going
         .iter()
-        .flatten()
         .filter(|host| host.role == Role::Agent)
         .map(|host| host.name.as_str())
         .collect();
@@ -111,7 +112,7 @@ async fn refuse_agents_before_their_server(
         .filter(|name| !hosts.iter().any(|host| host.name == *name))
         .collect();
     if agents.is_empty() || behind.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let asking = "asking the servers for their versions";
     let client = crate::kube::connect_impatient(&context.project.kubeconfig())
@@ -120,15 +121,17 @@ async fn refuse_agents_before_their_server(
     let running = kube_nodes::kubelet_versions(&client).await;
     let running = running.exit(Exit::Apply, asking)?;
     let wanted = &context.config.k3s.version.value;
-    older(wanted, &behind, &running).map_or(Ok(()), |(server, version)| {
-        Err(anyhow::anyhow!(
-            "server {server} runs {version}, orch.yaml says {wanted}, and an agent must never be newer than its server"
-        ))
-        .exit(
-            Exit::Input,
-            format!("choosing nodes; `orch cluster upgrade {server} {}` takes the server first", agents.join(" ")),
-        )
-    })
+    let Some((server, version)) = older(wanted, &behind, &running) else {
+        return Ok(None);
+    };
+    let choosing = format!(
+        "choosing nodes; `orch cluster upgrade {server} {}` takes the server first",
+        agents.join(" ")
+    );
+    let refused: anyhow::Result<()> = Err(anyhow::anyhow!(
+        "server {server} runs {version}, orch.yaml says {wanted}, and an agent must never be newer than its server"
+    ));
+    Ok(refused.exit(Exit::Input, choosing).err())
 }
 
 /// The first of the servers that runs something older than `wanted`.

@@ -13,6 +13,7 @@ mod cluster_upgrade;
 mod context;
 mod create;
 mod doctor;
+mod idle;
 pub mod images;
 mod images_check;
 mod images_exit;

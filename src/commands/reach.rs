@@ -201,3 +201,44 @@ pub(super) fn options(context: &Context, access: &Access) -> anyhow::Result<Opti
         sudo_password,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ui::{Output, Ui};
+
+    #[test]
+    fn hosts_that_orch_yaml_had_once_are_known_and_those_with_a_new_name_are_not_among_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("orch.yaml");
+        let text = "\
+name: demo
+provider: ssh
+ssh: { key: ~/.ssh/id, config: ssh_config }
+nodes:
+  - { name: one, role: server, address: 10.0.0.11 }
+  - { name: two, role: agent, address: 10.0.0.12 }
+  - { name: gone, role: agent, address: 10.0.0.13 }
+";
+        let load = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Context::load(&file, &Ui::new(Output::Json)).unwrap()
+        };
+        let names =
+            |hosts: Vec<Host>| -> Vec<String> { hosts.into_iter().map(|host| host.name).collect() };
+        let before = load(text);
+        assert_eq!(names(former(&before).unwrap()), Vec::<String>::new());
+        remember(&before).unwrap();
+        let wanted = &hosts(&before).unwrap()[0].wanted;
+        // The one is found at home, the other beside orch.yaml.
+        assert_eq!(wanted.identity, Some("~/.ssh/id".into()));
+        let config = before.project.root().join("ssh_config");
+        assert_eq!(wanted.ssh_config, Some(config));
+        let now = text
+            .replace("name: two", "name: second")
+            .replace("  - { name: gone, role: agent, address: 10.0.0.13 }\n", "");
+        let after = load(&now);
+        assert_eq!(names(former(&after).unwrap()), ["gone"]);
+        assert_eq!(same_host(&after, "two").unwrap().as_deref(), Some("second"));
+    }
+}
