@@ -11,11 +11,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
 use builder::{Build, Builder, Wanted};
+
+/// How often images are listed where others remove some meanwhile, and how long to wait in between.
+const LOOKS: usize = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// The engine did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -147,13 +152,7 @@ impl Engine {
                     "--no-trunc",
                     "--format={{.Name}}:{{.Tag}} {{.ID}}",
                 ];
-                match self.run(&list).await {
-                    // It looks again at what it has just listed: somebody may have removed an image in between.
-                    Err(error) if error.to_string().contains("not known") => {
-                        self.run(&list).await?
-                    }
-                    listed => listed?,
-                }
+                settled(async || self.run(&list).await).await?
             }
             _ => {
                 let format = ["{{.Repository}}:{{.Tag}} {{.ID}}"];
@@ -224,6 +223,21 @@ impl Engine {
     }
 }
 
+/// What buildah lists. It looks again at each image that it has found, and fails where somebody has removed one in between.
+async fn settled(
+    look: impl AsyncFn() -> Result<String, EngineError>,
+) -> Result<String, EngineError> {
+    for _ in 1..LOOKS {
+        match look().await {
+            Err(EngineError::Failed { output, .. }) if output.contains("not known") => {
+                tokio::time::sleep(BETWEEN_LOOKS).await;
+            }
+            listed => return listed,
+        }
+    }
+    look().await
+}
+
 #[cfg(test)]
 impl Engine {
     pub(crate) fn program(&self) -> &str {
@@ -247,4 +261,32 @@ impl Engine {
 pub fn familiar(reference: &str) -> &str {
     let short = reference.strip_prefix("docker.io/").unwrap_or(reference);
     short.strip_prefix("library/").unwrap_or(short)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn images_that_others_remove_are_looked_for_again_and_other_failures_are_not() {
+        let failing = async |times: usize, words: &str| {
+            let looks = AtomicUsize::new(0);
+            let listed = settled(async || match looks.fetch_add(1, Ordering::Relaxed) {
+                look if look < times => Err(EngineError::Failed {
+                    command: "buildah images".to_owned(),
+                    status: Default::default(),
+                    output: words.to_owned(),
+                }),
+                _ => Ok("a 1".to_owned()),
+            });
+            let listed = listed.await;
+            (listed, looks.into_inner())
+        };
+        let gone = "locating image with ID \"ec42\": image not known";
+        assert!(matches!(failing(3, gone).await, (Ok(_), 4)));
+        assert!(matches!(failing(99, gone).await, (Err(_), LOOKS)));
+        assert!(matches!(failing(1, "no space left").await, (Err(_), 1)));
+    }
 }
