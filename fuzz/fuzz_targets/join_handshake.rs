@@ -10,7 +10,7 @@ use orch_ssh::keys::{ensure_cluster_keys, read_private_key};
 use orch_ssh::server::{
     Audit, AuditEvent, AuditKind, FactsSource, Grantor, JoinService, KeySource, Limits,
 };
-use orch_ssh::{AuthorizedKeys, PrivateKey};
+use orch_ssh::{AuthorizedKeys, Member, PrivateKey};
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::{Builder, Runtime};
 
@@ -21,8 +21,11 @@ struct Nobody;
 
 #[async_trait]
 impl Grantor for Nobody {
-    async fn grant(&self, node: &NodeName) -> JoinResponse {
-        panic!("{node} was granted a token without having authenticated")
+    async fn grant(&self, member: &Member) -> JoinResponse {
+        panic!(
+            "{} was granted a token without having authenticated",
+            member.name
+        )
     }
 }
 
@@ -69,7 +72,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 static KEYS: LazyLock<Arc<Keys>> = LazyLock::new(|| {
     let directory = tempfile::tempdir().expect("a directory");
     let layout = ClusterKeys::new(directory.path());
-    let nodes = ["agent".parse().expect("a name")];
+    let nodes: [NodeName; 1] = ["agent".parse().expect("a name")];
     ensure_cluster_keys(&layout, &nodes).expect("keys");
     let text = std::fs::read_to_string(layout.authorized_keys()).expect("a list");
     Arc::new(Keys(

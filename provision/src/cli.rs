@@ -41,6 +41,9 @@ pub(crate) struct UpArgs {
     /// The same as `plan`
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// No server of this cluster has been up before: the first one makes it also where others cannot be reached
+    #[arg(long)]
+    pub(crate) new_cluster: bool,
     #[arg(skip)]
     pub(crate) staged: Option<PathBuf>,
 }
@@ -68,6 +71,7 @@ impl From<PlanArgs> for UpArgs {
             config: plan.config,
             output: plan.output,
             dry_run: true,
+            new_cluster: false,
             staged: plan.staged,
         }
     }

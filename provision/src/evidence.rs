@@ -112,11 +112,11 @@ impl<'a> Surroundings<'a> {
         found
     }
 
-    /// Every secret that this node's configuration names, and the token that it holds.
+    /// Every secret that this node's configuration names, and the tokens that it holds.
     fn secrets(&self) -> Vec<Zeroizing<String>> {
         let mut secrets = secrets_of(self.context.config);
         let files = self.context.system.files;
-        for path in [paths::AGENT_TOKEN, paths::NODE_PASSWORD] {
+        for path in [paths::JOIN_TOKEN, paths::SERVER_TOKEN, paths::NODE_PASSWORD] {
             if let Ok(Some(text)) = files.read_text(Path::new(path)) {
                 secrets.push(Zeroizing::new(text.trim().to_owned()));
             }

@@ -75,7 +75,7 @@ pub(crate) async fn gather(system: &System<'_>) -> NodeFacts {
             .map(|applied| applied.services().clone()),
         files: configuration_files(files),
         has_node_password: files.exists(Path::new(paths::NODE_PASSWORD)).ok(),
-        has_token_file: files.exists(Path::new(paths::AGENT_TOKEN)).ok(),
+        has_token_file: files.exists(Path::new(paths::JOIN_TOKEN)).ok(),
         listening: listening(files, config.as_ref()),
     }
 }
@@ -235,7 +235,7 @@ fn listening(files: &dyn Files, config: Option<&NodeConfig>) -> Option<BTreeMap<
         .flat_map(|table| listening_ports(table))
         .collect();
     let wanted = match config {
-        Some(config) => [config.server.api_port, config.server.join_port],
+        Some(config) => [config.own_server().api_port, config.own_server().join_port],
         None => [DEFAULT_API_PORT, DEFAULT_JOIN_PORT],
     };
     let found = wanted.map(|port| (port, ports.contains(&port)));
@@ -256,7 +256,7 @@ mod tests {
         let files = &node.machine.files;
         let config = serde_json::to_string(&node.config).unwrap();
         files.put(node_paths::NODE_CONFIG, &config, 0o600);
-        files.put(paths::AGENT_TOKEN, "hunter2", 0o600);
+        files.put(paths::JOIN_TOKEN, "hunter2", 0o600);
         files.put(paths::NODE_PASSWORD, "hunter3", 0o600);
         files.put("/proc/self/exe", "program", 0o755);
         files.put(

@@ -1,5 +1,5 @@
-//! What the join service grants: a short-lived K3s token for the node that a key belongs to, and
-//! what becomes of it; and what it tells the operator.
+//! What the join service grants: a short-lived K3s token for the agent that a key belongs to, and
+//! what becomes of it; the server's token for a server; and what it tells the operator.
 //!
 //! A bootstrap token works for whoever holds it and as often as they like until it expires: K3s has
 //! none that are bound to a node or used up. So each node has at most one here, and it is deleted as
@@ -10,6 +10,7 @@ mod cluster;
 mod facts;
 mod key_files;
 mod outstanding;
+mod servers;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +19,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use orch_contract::{
-    JOIN_SCHEMA, JoinGrant, JoinRefusal, JoinResponse, NodeConfig, NodeName, RefusalReason,
+    JOIN_SCHEMA, JoinGrant, JoinRefusal, JoinResponse, NodeConfig, NodeName, RefusalReason, Role,
 };
+use orch_ssh::Member;
 use orch_ssh::server::{Audit, AuditEvent, AuditKind, Grantor};
 use tokio::sync::Semaphore;
 
@@ -28,6 +30,7 @@ use self::cluster::{ClusterTokens, describe};
 pub(crate) use self::facts::ThisMachine;
 pub(crate) use self::key_files::KeyFiles;
 use self::outstanding::Outstanding;
+use self::servers::Turn;
 use crate::k3s::paths;
 use crate::system::Commands;
 
@@ -43,30 +46,38 @@ const LONGEST_QUEUE: Duration = Duration::from_secs(15);
 /// Mints tokens with K3s's own command, and deletes them.
 pub(crate) struct TokenMint<C> {
     cluster: ClusterTokens<C>,
+    /// This server.
+    name: NodeName,
     server_url: String,
+    /// Whether other servers' services make tokens, too.
+    is_one_of_several: bool,
     ttl: Duration,
     audit: Arc<dyn Audit>,
     /// None until the cluster was asked which tokens are out, and again after a mint that may have
     /// left one behind.
     outstanding: Mutex<Option<Outstanding>>,
     asking: Mutex<HashSet<NodeName>>,
+    turn: Turn,
     turns: Arc<Semaphore>,
 }
 
 impl<C: Commands + 'static> TokenMint<C> {
     pub(crate) fn new(commands: C, config: &NodeConfig, audit: Arc<dyn Audit>) -> Self {
-        let cluster = ClusterTokens::new(commands, paths::ADMIN_KUBECONFIG);
+        let cluster = ClusterTokens::new(commands, paths::ADMIN_KUBECONFIG, paths::SERVER_DATA);
         Self::of(cluster, config, audit)
     }
 
     fn of(cluster: ClusterTokens<C>, config: &NodeConfig, audit: Arc<dyn Audit>) -> Self {
         Self {
             cluster,
-            server_url: config.server.url(),
+            name: config.node.name.clone(),
+            server_url: config.own_server().url(),
+            is_one_of_several: !config.servers.others.is_empty(),
             ttl: config.join.token_ttl(),
             audit,
             outstanding: Mutex::new(None),
             asking: Mutex::default(),
+            turn: Turn::default(),
             turns: Arc::new(Semaphore::new(CONCURRENT_MINTS)),
         }
     }
@@ -133,6 +144,22 @@ impl<C: Commands + 'static> TokenMint<C> {
         Ok(())
     }
 
+    /// Another server's service may have made one for this node in the meantime.
+    async fn know_others(&self) -> Result<(), String> {
+        if !self.is_one_of_several {
+            return self.know_outstanding().await;
+        }
+        let listed = self
+            .cluster
+            .list()
+            .await
+            .map_err(|error| describe(&error))?;
+        self.outstanding()
+            .get_or_insert_with(Outstanding::default)
+            .merge(listed);
+        Ok(())
+    }
+
     fn outstanding(&self) -> MutexGuard<'_, Option<Outstanding>> {
         self.outstanding
             .lock()
@@ -145,7 +172,7 @@ impl<C: Commands + 'static> TokenMint<C> {
         if !self.cluster.is_up() {
             return Err("K3s is not up yet".to_owned());
         }
-        self.know_outstanding().await?;
+        self.know_others().await?;
         let earlier = self
             .outstanding()
             .as_ref()
@@ -186,8 +213,20 @@ impl<C: Commands + 'static> TokenMint<C> {
             node: node.clone(),
             server_url: self.server_url.clone(),
             token,
-            expires_at,
+            role: Role::Agent,
+            expires_at: Some(expires_at),
         })
+    }
+
+    /// What the list of keys says the node is decides which token it gets.
+    async fn admit(&self, member: &Member) -> Result<JoinGrant, JoinRefusal> {
+        match member.role {
+            Role::Server => self.admit_server(&member.name).await,
+            Role::Agent => {
+                let minted = self.mint(&member.name).await;
+                minted.map_err(|problem| JoinRefusal::new(RefusalReason::NotReady, problem))
+            }
+        }
     }
 }
 
@@ -224,7 +263,7 @@ pub(crate) struct SharedMint<C>(pub(crate) Arc<TokenMint<C>>);
 
 #[async_trait]
 impl<C: Commands + 'static> Grantor for SharedMint<C> {
-    async fn grant(&self, node: &NodeName) -> JoinResponse {
+    async fn grant(&self, member: &Member) -> JoinResponse {
         let not_ready = |problem: String| {
             JoinResponse::Refused(JoinRefusal::new(RefusalReason::NotReady, problem))
         };
@@ -232,16 +271,16 @@ impl<C: Commands + 'static> Grantor for SharedMint<C> {
         let Ok(Ok(turn)) = tokio::time::timeout(LONGEST_QUEUE, turns).await else {
             return not_ready("too many nodes ask at once".to_owned());
         };
-        let (mint, asked) = (Arc::clone(&self.0), node.clone());
+        let (mint, asked) = (Arc::clone(&self.0), member.clone());
         // A peer that hangs up ends its connection, not the mint: a token that was made is known.
         let minted = tokio::spawn(async move {
-            let minted = mint.mint(&asked).await;
+            let minted = mint.admit(&asked).await;
             drop(turn);
             minted
         });
         match minted.await {
             Ok(Ok(grant)) => JoinResponse::Granted(grant),
-            Ok(Err(problem)) => not_ready(problem),
+            Ok(Err(refusal)) => JoinResponse::Refused(refusal),
             Err(error) => not_ready(error.to_string()),
         }
     }

@@ -81,17 +81,27 @@ impl crate::system::Download for Offline {
 
 pub(crate) fn server_config() -> NodeConfig {
     parse(
-        r#"{"schema":1,"cluster":{"name":"test"},
+        r#"{"schema":2,"cluster":{"name":"test"},
             "node":{"name":"master","role":"server","address":"192.168.56.10"},
-            "server":{"address":"192.168.56.10"},"k3s":{"version":"v1.34.2+k3s1"}}"#,
+            "servers":[{"name":"master","address":"192.168.56.10"}],"k3s":{"version":"v1.34.2+k3s1"}}"#,
     )
+}
+
+/// Of one of the three servers `s0`, `s1` and `s2`.
+pub(crate) fn servers_config(index: usize) -> NodeConfig {
+    parse(&format!(
+        r#"{{"schema":2,"cluster":{{"name":"test"}},
+            "node":{{"name":"s{index}","role":"server","address":"192.168.56.1{index}"}},
+            "servers":[{{"name":"s0","address":"192.168.56.10"}},{{"name":"s1","address":"192.168.56.11"}},
+                       {{"name":"s2","address":"192.168.56.12"}}],"k3s":{{"version":"v1.34.2+k3s1"}}}}"#
+    ))
 }
 
 pub(crate) fn agent_config() -> NodeConfig {
     parse(
-        r#"{"schema":1,"cluster":{"name":"test"},
+        r#"{"schema":2,"cluster":{"name":"test"},
             "node":{"name":"agent","role":"agent","address":"192.168.56.11"},
-            "server":{"address":"192.168.56.10"},"k3s":{"version":"v1.34.2+k3s1"}}"#,
+            "servers":[{"name":"master","address":"192.168.56.10"}],"k3s":{"version":"v1.34.2+k3s1"}}"#,
     )
 }
 

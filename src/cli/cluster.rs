@@ -12,6 +12,7 @@ Examples:
   orch cluster up                       make it so; a node that was added to orch.yaml joins
   orch cluster up --prune               and nodes that orch.yaml no longer has are drained, deleted and reset
   orch cluster remove agent2            the same for one node
+  orch cluster snapshot save            etcd's state, on a server; --output FILE also here
   orch cluster upgrade                  after k3s.version changed: one node after the other, servers first
   orch cluster kubeconfig --merge       the cluster in ~/.kube/config
   orch cluster facts --output json      what each node is and runs")]
@@ -37,6 +38,65 @@ pub enum ClusterCommand {
     /// The keys with which nodes join
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// etcd's snapshots: make one, see which there are, go back to one
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Have K3s make a snapshot, on the first server that can be asked
+    Save(SnapshotSaveArgs),
+    /// The snapshots that servers have
+    List(SnapshotListArgs),
+    /// Go back to a snapshot: what the cluster took in since then is lost
+    Restore(SnapshotRestoreArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct SnapshotSaveArgs {
+    /// What its name begins with; K3s adds the node and the time
+    #[arg(default_value = "on-demand", value_parser = snapshot_name)]
+    pub name: String,
+    /// Fetch it into this file, mode 0600; it holds every Secret of the cluster
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub access: Access,
+}
+
+#[derive(Debug, Args)]
+pub struct SnapshotListArgs {
+    #[command(flatten)]
+    pub access: Access,
+}
+
+#[derive(Debug, Args)]
+pub struct SnapshotRestoreArgs {
+    /// A snapshot's name, or a file of this computer
+    #[arg(value_name = "FILE|NAME")]
+    pub snapshot: String,
+    /// Do it: the cluster's state is replaced
+    #[arg(long)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub access: Access,
+}
+
+/// It becomes part of a file's name on the server.
+fn snapshot_name(text: &str) -> Result<String, String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if !text.is_empty()
+        && text.len() <= 100
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(is_plain)
+    {
+        return Ok(text.to_owned());
+    }
+    Err(
+        "use letters, digits, '-', '_' and '.', at most 100, and begin with a letter or a digit"
+            .to_owned(),
+    )
 }
 
 #[derive(Debug, Subcommand)]

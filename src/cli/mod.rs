@@ -119,7 +119,11 @@ pub enum MachinesCommand {
 #[derive(Debug, Subcommand)]
 pub enum KubeconfigCommand {
     /// Read K3s's own kubeconfig on stdin and write the project's (0600)
-    Import,
+    Import {
+        /// The server that it is of; the first one without
+        #[arg(long)]
+        server: Option<String>,
+    },
     /// Print the path of the project's kubeconfig
     Path,
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use orch_contract::{ClusterKeys, NodeName};
-use orch_ssh::keys::{Stage, advance_rotation, begin_rotation, read_rotation};
+use orch_ssh::keys::{Roster, Stage, advance_rotation, begin_rotation, read_rotation};
 
 use super::cluster_nodes::{Shown, failures};
 use super::{Context, cluster, idle, machines, reach};
 use crate::cli::cluster::{Access, RotateArgs};
+use crate::config;
 use crate::exit::{Exit, WithExit as _};
 use crate::nodes;
 
@@ -16,7 +17,12 @@ const ROTATING: &str = "rotating the join service's keys";
 
 pub(super) async fn rotate(context: &Context, arguments: &RotateArgs) -> anyhow::Result<Exit> {
     let keys = ClusterKeys::new(context.project.state().join("keys"));
-    let all = names(context)?;
+    let all = names(context.config.nodes.iter())?;
+    let servers = names(context.config.servers())?;
+    let roster = Roster {
+        nodes: &all,
+        servers: &servers,
+    };
     let host = arguments.only.is_empty();
     let of = if host {
         all.clone()
@@ -44,12 +50,12 @@ pub(super) async fn rotate(context: &Context, arguments: &RotateArgs) -> anyhow:
     let names: Vec<String> = all.iter().map(ToString::to_string).collect();
     idle::refuse(context, &names).await?;
     if let Some(begun_for) = earlier {
-        to_the_end(context, &keys, &all, host, &of, &arguments.access).await?;
+        to_the_end(context, &keys, roster, host, &of, &arguments.access).await?;
         context.ui.note(&format!(
             "new keys: {begun_for}; now to what was asked for, {asked}"
         ));
     }
-    to_the_end(context, &keys, &all, host, &of, &arguments.access).await?;
+    to_the_end(context, &keys, roster, host, &of, &arguments.access).await?;
     context.ui.note(&format!("new keys: {asked}"));
     cluster::finish(context, "keys rotated");
     Ok(Exit::Success)
@@ -60,17 +66,17 @@ pub(super) async fn rotate(context: &Context, arguments: &RotateArgs) -> anyhow:
 async fn to_the_end(
     context: &Context,
     keys: &ClusterKeys,
-    all: &[NodeName],
+    roster: Roster<'_>,
     host: bool,
     of: &[NodeName],
     access: &Access,
 ) -> anyhow::Result<()> {
-    let mut rotation = Some(begin_rotation(keys, all, host, of).exit(Exit::Machine, ROTATING)?);
+    let mut rotation = Some(begin_rotation(keys, roster, host, of).exit(Exit::Machine, ROTATING)?);
     while let Some(stage) = rotation.as_ref().map(|rotation| rotation.stage) {
         context.ui.note(&format!("keys: {}", meaning(stage)));
         // A stage ends when every node has its files.
         bring(context, access).await?;
-        rotation = advance_rotation(keys, all).exit(Exit::Machine, ROTATING)?;
+        rotation = advance_rotation(keys, roster).exit(Exit::Machine, ROTATING)?;
     }
     Ok(())
 }
@@ -99,8 +105,7 @@ fn whose<'n>(host: bool, nodes: impl IntoIterator<Item = &'n NodeName>) -> Strin
     names.join(", ")
 }
 
-fn names(context: &Context) -> anyhow::Result<Vec<NodeName>> {
-    let nodes = context.config.nodes.iter();
+fn names<'a>(nodes: impl Iterator<Item = &'a config::Node>) -> anyhow::Result<Vec<NodeName>> {
     nodes
         .map(|node| {
             let name = node.name.value.parse();

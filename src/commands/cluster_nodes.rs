@@ -200,10 +200,12 @@ async fn visit(
     }
     let shown = Shown(Arc::clone(&step));
     let mut reports = nodes::up(&hosts, &machines::delivery(&prepared), &options, &shown).await;
-    for report in &mut reports {
-        if let Some(bytes) = report.kubeconfig.take() {
-            kubeconfig::keep(context, &bytes)?;
-        }
+    let mut answers = reports
+        .iter_mut()
+        .filter_map(|report| Some((report.node.clone(), report.kubeconfig.take()?)));
+    // The first server's, or another's where it is away.
+    if let Some((server, bytes)) = answers.next() {
+        kubeconfig::keep(context, &server, &bytes)?;
     }
     let changed = reports.iter().filter(|report| report.is_changed()).count();
     let failed = reports

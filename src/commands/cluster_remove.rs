@@ -1,25 +1,25 @@
 //! `orch cluster remove`: a node is drained, taken out of the cluster, and freed of K3s.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use orch_contract::ClusterKeys;
 
 use super::cluster_nodes::{Shown, failures};
-use super::{Context, cluster, machines, reach};
+use super::{Context, cluster, kubeconfig, machines, reach};
 use crate::cli::cluster::{Access, DrainArgs, RemoveArgs};
-use crate::config::Role;
 use crate::exit::{Exit, WithExit as _};
 use crate::kube::nodes as kube_nodes;
 use crate::machines::Provider;
 use crate::nodes;
 use crate::ui::Step;
 
+/// How long K3s may take to take a member out of etcd.
+const MEMBER_GONE: Duration = Duration::from_secs(60);
+
 /// `orch cluster remove`.
 pub(super) async fn run(context: &Context, arguments: &RemoveArgs) -> anyhow::Result<Exit> {
-    for name in &arguments.nodes {
-        refuse_server(context, name.as_str())?;
-    }
     if arguments.dry_run {
         for name in &arguments.nodes {
             context.ui.result(&format!(
@@ -62,20 +62,86 @@ pub(super) async fn all(context: &Context, step: &Arc<Step>, force: bool) -> any
     }
 }
 
-/// The only server is the cluster.
-fn refuse_server(context: &Context, name: &str) -> anyhow::Result<()> {
-    let mut servers = context
-        .config
-        .nodes
-        .iter()
-        .filter(|node| node.role == Role::Server);
-    if servers.any(|node| node.name.value == name) {
-        return Err(anyhow::anyhow!(
-            "node {name} is the cluster's server; `orch destroy` removes the whole cluster"
-        ))
-        .exit(Exit::Input, "choosing nodes");
+/// The last server is the cluster; and without it, the servers that are left must have a majority.
+async fn refuse_server(
+    context: &Context,
+    client: &kube::Client,
+    name: &str,
+    force: bool,
+) -> anyhow::Result<bool> {
+    let servers = kube_nodes::servers(client)
+        .await
+        .exit(Exit::Apply, "asking the cluster for its servers")?;
+    let mut described = context.config.servers();
+    if !servers.contains_key(name) && !described.any(|node| node.name.value == name) {
+        return Ok(false);
     }
-    Ok(())
+    match without(&servers, name) {
+        Left::Majority => Ok(true),
+        Left::Nobody => Err(anyhow::anyhow!(
+            "node {name} is the cluster's only server; `orch destroy` removes the whole cluster"
+        ))
+        .exit(Exit::Input, "choosing nodes"),
+        Left::Minority { ready, needed } if !force => Err(anyhow::anyhow!(
+            "without node {name}, {ready} of the other servers are Ready, and etcd would need {needed}: the cluster would stand still"
+        ))
+        .exit(
+            Exit::Input,
+            "bring the other servers up first; `--force` removes it all the same",
+        ),
+        Left::Minority { .. } => Ok(true),
+    }
+}
+
+/// Who is left when a server goes.
+#[derive(Debug, PartialEq, Eq)]
+enum Left {
+    Majority,
+    Minority { ready: usize, needed: usize },
+    Nobody,
+}
+
+/// By server, whether it is Ready.
+fn without(servers: &BTreeMap<String, bool>, name: &str) -> Left {
+    let left = servers.iter().filter(|(server, _)| *server != name);
+    let left: Vec<bool> = left.map(|(_, is_ready)| *is_ready).collect();
+    let (ready, needed) = (
+        left.iter().filter(|is_ready| **is_ready).count(),
+        left.len() / 2 + 1,
+    );
+    match left.len() {
+        0 => Left::Nobody,
+        _ if ready < needed => Left::Minority { ready, needed },
+        _ => Left::Majority,
+    }
+}
+
+/// Turns this computer to another server before the one goes that its kubeconfig leads to.
+async fn turn_away(context: &Context, name: &str, access: &Access) -> anyhow::Result<()> {
+    if context
+        .config
+        .server()
+        .is_none_or(|first| first.name.value != name)
+    {
+        return Ok(());
+    }
+    let options = reach::options(context, access)?;
+    let step = context.ui.step("kubeconfig");
+    let shown = Shown(Arc::clone(&step));
+    for host in reach::hosts(context)? {
+        if host.role != orch_contract::Role::Server || host.name == name {
+            continue;
+        }
+        if let Ok(bytes) = nodes::kubeconfig(&host, &options, &shown).await {
+            kubeconfig::keep(context, &host.name, &bytes)?;
+            step.done(&format!("leads to {}", host.name));
+            return Ok(());
+        }
+    }
+    Err(anyhow::anyhow!(
+        "no other server can be asked for a kubeconfig"
+    ))
+    .exit(Exit::Machine, format!("removing node {name}"))
 }
 
 /// Removes one node, described in orch.yaml or not any more.
@@ -90,6 +156,15 @@ pub(super) async fn one(
     let client = crate::kube::connect_impatient(&context.project.kubeconfig())
         .await
         .exit(Exit::Apply, removing())?;
+    let is_server = refuse_server(context, &client, name, drain.force).await?;
+    let client = if is_server {
+        turn_away(context, name, access).await?;
+        crate::kube::connect_impatient(&context.project.kubeconfig())
+            .await
+            .exit(Exit::Apply, removing())?
+    } else {
+        client
+    };
     let registered = kube_nodes::registered(&client)
         .await
         .exit(Exit::Apply, removing())?;
@@ -117,6 +192,15 @@ pub(super) async fn one(
         }
     } else {
         step.say(&format!("{name}: the cluster does not know it"));
+    }
+    if is_server {
+        // K3s takes the member of a deleted Node out of etcd. One that ends before that still counts for the majority.
+        kube_nodes::delete(&client, name)
+            .await
+            .exit(Exit::Apply, removing())?;
+        kube_nodes::wait_gone(&client, name, MEMBER_GONE)
+            .await
+            .exit(Exit::Apply, removing())?;
     }
     let freed = free(context, name, access, &step).await;
     match freed {
@@ -167,7 +251,7 @@ async fn shut_out(
     }
     machines::renew_keys(context, &rest)?;
     let mut servers = reach::hosts(context)?;
-    servers.retain(|host| host.role == orch_contract::Role::Server);
+    servers.retain(|host| host.role == orch_contract::Role::Server && host.name != gone);
     let options = reach::options(context, access)?;
     let shown = Shown(Arc::clone(step));
     let reports = nodes::renew_keys(&servers, &options, &shown).await;
@@ -208,4 +292,32 @@ async fn free(
     let resetting =
         format!("resetting node {name}; `--force` removes it from the cluster all the same");
     failures(&reports, &resetting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_goes_only_where_the_others_have_a_majority() {
+        let servers = |ready: &[bool]| -> BTreeMap<String, bool> {
+            let named = ready.iter().enumerate();
+            named
+                .map(|(index, ready)| (format!("s{index}"), *ready))
+                .collect()
+        };
+        assert_eq!(without(&servers(&[true]), "s0"), Left::Nobody);
+        assert_eq!(without(&servers(&[true; 3]), "s0"), Left::Majority);
+        assert_eq!(without(&servers(&[true; 2]), "s1"), Left::Majority);
+        // The one that is lost is the one to go.
+        let lost = servers(&[true, false, true]);
+        assert_eq!(without(&lost, "s1"), Left::Majority);
+        assert_eq!(
+            without(&lost, "s0"),
+            Left::Minority {
+                ready: 1,
+                needed: 2
+            }
+        );
+    }
 }

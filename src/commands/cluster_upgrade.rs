@@ -1,7 +1,8 @@
 //! `orch cluster upgrade`: another K3s on every node, a few at a time, so that what runs on the cluster goes on running.
 //!
-//! Servers first, one by one: an agent must never be newer than its server. Each node is emptied, brought up with the new
-//! K3s, waited for, and opened again. The first failure ends it and leaves that node as it is.
+//! Servers first, one by one: an agent must never be newer than its server. Where the servers have an etcd, each makes a
+//! snapshot before its turn. Each node is emptied, brought up with the new K3s, waited for, and opened again. The first
+//! failure ends it and leaves that node as it is.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +13,7 @@ use futures::future::join_all;
 use orch_contract::{Action, Outcome, Role, Subject};
 
 use super::cluster_nodes::{Shown, failures, names, sketch, with_folders};
-use super::{Context, artifacts, cluster, idle, machines};
+use super::{Context, artifacts, cluster, cluster_snapshot, idle, machines};
 use crate::cli::cluster::UpgradeArgs;
 use crate::exit::{Exit, WithExit as _};
 use crate::kube::nodes as kube_nodes;
@@ -68,6 +69,9 @@ pub(super) async fn run(context: &Context, arguments: &UpgradeArgs) -> anyhow::R
         let step = context.ui.step("upgrade");
         let names: Vec<_> = wave.iter().map(|host| host.name.clone()).collect();
         let hosts = with_folders(wave.into_iter().cloned().collect(), &prepared);
+        for host in hosts.iter().filter(|host| host.role == Role::Server) {
+            cluster_snapshot::before_upgrade(context, host, &sketch.options, &step).await?;
+        }
         let one = Upgrade {
             kubeconfig: &context.project.kubeconfig(),
             delivery: &delivery,

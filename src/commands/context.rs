@@ -70,19 +70,22 @@ impl Context {
         self.project.root().join(relative)
     }
 
-    /// Where this host reaches the API server.
-    pub fn api_url(&self) -> String {
+    /// Where this host reaches the API server of a server. Of the machines that orch makes, the first has a port on this host.
+    pub fn api_url(&self, server: &str) -> String {
+        let named = self.config.servers().find(|node| node.name.value == server);
+        let first = self.config.server().map(|node| &node.name.value);
+        let address = || named.map_or_else(String::new, |node| in_url(node.address.value));
         let (host, port) = match (self.provider(), &self.config.k3s.endpoint) {
             (Provider::Ssh, Some(endpoint)) => {
                 let host = &endpoint.value;
                 let address = host.parse().map(in_url);
                 (address.unwrap_or_else(|_| host.clone()), DEFAULT_API_PORT)
             }
-            (Provider::Ssh, None) => {
-                let server = self.config.server().map(|node| node.address.value);
-                (server.map_or_else(String::new, in_url), DEFAULT_API_PORT)
+            (Provider::Ssh, None) => (address(), DEFAULT_API_PORT),
+            _ if first.is_none_or(|first| first == server) => {
+                ("127.0.0.1".to_owned(), self.config.ports.api)
             }
-            _ => ("127.0.0.1".to_owned(), self.config.ports.api),
+            _ => (address(), DEFAULT_API_PORT),
         };
         format!("https://{host}:{port}")
     }

@@ -8,14 +8,32 @@ use zeroize::Zeroizing;
 use super::{Context, artifacts};
 use crate::cli::cluster::KubeconfigArgs;
 use crate::exit::{Exit, WithExit as _};
-use crate::kube::{kubeconfig, kubectl as kubectl_program};
+use crate::kube::{kubeconfig, kubectl as kubectl_program, nodes};
 use crate::progress::Silent;
 
-/// K3s's kubeconfig on stdin becomes the project's: another server address, names and namespace.
-pub(super) fn import(context: &Context) -> anyhow::Result<()> {
+/// A server's kubeconfig on stdin becomes the project's: another server address, names and namespace. That of a further
+/// server does only while the project's leads to nobody.
+pub(super) async fn import(context: &Context, server: Option<&str>) -> anyhow::Result<()> {
     let mut bytes = Zeroizing::new(Vec::new());
     std::io::stdin().lock().read_to_end(&mut bytes)?;
-    keep(context, &bytes)
+    let first = context.config.server().map(|node| node.name.value.as_str());
+    let server = server.or(first).unwrap_or_default();
+    if Some(server) != first && answers(context).await {
+        return Ok(());
+    }
+    keep(context, server, &bytes)
+}
+
+/// Whether the project's kubeconfig leads to an API server.
+async fn answers(context: &Context) -> bool {
+    let kubeconfig = context.project.kubeconfig();
+    if !kubeconfig.exists() {
+        return false;
+    }
+    match crate::kube::connect_impatient(&kubeconfig).await {
+        Ok(client) => nodes::registered(&client).await.is_ok(),
+        Err(_) => false,
+    }
 }
 
 /// `orch cluster kubeconfig`: its path, or its entries in another one.
@@ -62,10 +80,10 @@ pub(super) fn show(context: &Context, arguments: &KubeconfigArgs) -> anyhow::Res
     Ok(())
 }
 
-/// Writes the project's kubeconfig from K3s's own.
-pub(super) fn keep(context: &Context, bytes: &[u8]) -> anyhow::Result<()> {
+/// Writes the project's kubeconfig from that of a server.
+pub(super) fn keep(context: &Context, server: &str, bytes: &[u8]) -> anyhow::Result<()> {
     let view = kubeconfig::HostView {
-        server: &context.api_url(),
+        server: &context.api_url(server),
         cluster: context.cluster(),
         namespace: context.namespace(),
     };

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::{Context, artifacts, doctor, manifests, publish};
 use crate::artifacts::{self as release, Artifacts};
-use crate::config::{self, Config, Role, Share};
+use crate::config::{self, Config, Share};
 use crate::exit::{Exit, WithExit as _};
 use crate::images::event::Reporter;
 use crate::machines::docker::WantedContainer;
@@ -62,6 +62,7 @@ fn k3s(context: &Context, provider: Provider) -> anyhow::Result<orch_contract::K
     });
     Ok(orch_contract::K3s {
         version: k3s.version.value.clone(),
+        etcd: context.config.uses_etcd(),
         config: k3s.config.clone(),
         allow_unknown_config: k3s.allow_unknown_config,
         tls_sans: [api_names(context, provider), k3s.tls_sans.clone()].concat(),
@@ -113,11 +114,18 @@ pub(super) async fn prepare_step(context: &Context, artifacts: &Artifacts) -> an
 /// Has Vagrant make, start and provision these machines; every one where none is named.
 pub(super) async fn up(context: &Context, names: &[String]) -> anyhow::Result<()> {
     let step = context.ui.step("machines");
-    context
-        .vagrant()
+    let bringing = "bringing the machines up";
+    let vagrant = context.vagrant();
+    // One stopped server never gets ready by itself: where Vagrant starts one machine after the other, all have to run
+    // before the first is waited for.
+    if context.config.servers().count() > 1 && context.project.kubeconfig().exists() {
+        let booted = vagrant.boot(names, |event| relay(&step, event)).await;
+        booted.exit(Exit::Machine, bringing)?;
+    }
+    vagrant
         .up(names, |event| relay(&step, event))
         .await
-        .exit(Exit::Machine, "bringing the machines up")?;
+        .exit(Exit::Machine, bringing)?;
     let count = match names.len() {
         0 => context.config.nodes.len(),
         some => some,
@@ -250,10 +258,6 @@ fn request<'a>(
     state: &'a Path,
 ) -> anyhow::Result<machines::Request<'a>> {
     let config = &context.config;
-    let server = config.server().map(|node| node.address.value);
-    let Some(server) = server else {
-        anyhow::bail!("orch.yaml has no server");
-    };
     Ok(machines::Request {
         cluster: context.cluster(),
         provider,
@@ -268,7 +272,6 @@ fn request<'a>(
                 taints: node.taints.clone(),
             })
             .collect(),
-        server,
         k3s: k3s(context, provider)?,
         artifacts: artifacts
             .files()
@@ -369,9 +372,9 @@ pub(super) async fn check_made_as(context: &Context) -> anyhow::Result<()> {
         .map(|node| WantedContainer {
             name: node.name.value.clone(),
             address: node.address.value.to_string(),
-            ports: match node.role {
-                Role::Server => ports.clone(),
-                Role::Agent => BTreeMap::new(),
+            ports: match context.config.server() {
+                Some(first) if first.name.value == node.name.value => ports.clone(),
+                _ => BTreeMap::new(),
             },
         })
         .collect();
@@ -399,7 +402,7 @@ pub(super) async fn prepare_for_vagrant(
     Ok(())
 }
 
-/// `orch machines clean`: after the last machine is gone, its network and volumes go too.
+/// `orch machines clean`: after the last machine is gone, its network, volumes and kubeconfig go too.
 pub(super) async fn clean(context: &Context) -> anyhow::Result<()> {
     let resources = context.resources();
     let has_containers = resources
@@ -412,7 +415,9 @@ pub(super) async fn clean(context: &Context) -> anyhow::Result<()> {
     resources
         .remove_all()
         .await
-        .exit(Exit::Machine, "removing the cluster's network and volumes")
+        .exit(Exit::Machine, "removing the cluster's network and volumes")?;
+    // It leads nowhere, and says that the cluster has been up.
+    remove(&context.project.kubeconfig())
 }
 
 /// Shows what Vagrant and the nodes report.

@@ -9,6 +9,7 @@ mod cluster_keys;
 mod cluster_labels;
 mod cluster_nodes;
 mod cluster_remove;
+mod cluster_snapshot;
 mod cluster_upgrade;
 mod context;
 mod create;
@@ -34,7 +35,7 @@ use std::time::Duration;
 use clap::CommandFactory as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::cluster::{ClusterCommand, KeysCommand};
+use crate::cli::cluster::{ClusterCommand, KeysCommand, SnapshotCommand};
 use crate::cli::{Cli, Command, ConfigCommand, KubeconfigCommand, MachinesCommand};
 use crate::config::images::ImagesOnly;
 use crate::exit::{Exit, WithExit as _};
@@ -160,6 +161,7 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
             ClusterCommand::Remove(arguments) => !arguments.dry_run,
             ClusterCommand::Upgrade(arguments) => !arguments.dry_run,
             ClusterCommand::Keys(KeysCommand::Rotate(arguments)) => !arguments.dry_run,
+            ClusterCommand::Snapshot(SnapshotCommand::Restore(_)) => true,
             _ => false,
         },
         _ => false,
@@ -186,7 +188,9 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
             machines::prepare_for_vagrant(&context, provider).await?;
         }
         Command::Machines(MachinesCommand::Clean) => machines::clean(&context).await?,
-        Command::Kubeconfig(KubeconfigCommand::Import) => kubeconfig::import(&context)?,
+        Command::Kubeconfig(KubeconfigCommand::Import { server }) => {
+            kubeconfig::import(&context, server.as_deref()).await?;
+        }
         Command::Kubeconfig(KubeconfigCommand::Path) => {
             ui.result(&context.project.kubeconfig().display().to_string());
         }
@@ -208,6 +212,7 @@ async fn cluster_command(context: &Context, command: ClusterCommand) -> anyhow::
         ClusterCommand::Keys(KeysCommand::Rotate(arguments)) => {
             cluster_keys::rotate(context, &arguments).await
         }
+        ClusterCommand::Snapshot(command) => cluster_snapshot::run(context, &command).await,
         ClusterCommand::Facts(selection) => cluster_nodes::facts(context, &selection).await,
         ClusterCommand::Kubeconfig(arguments) => {
             kubeconfig::show(context, &arguments).map(|()| Exit::Success)

@@ -198,6 +198,7 @@ pub(super) fn options(context: &Context, access: &Access) -> anyhow::Result<Opti
         .transpose()?;
     Ok(Options {
         parallel: parallel.map_or(PARALLEL, usize::from),
+        is_new_cluster: !context.project.kubeconfig().exists(),
         sudo_password,
     })
 }

@@ -150,6 +150,8 @@ pub struct K3s {
     pub release_url: String,
     /// The name or address under which this computer reaches the API server of SSH hosts. Left out: the server's address.
     pub endpoint: Option<Spanned<String>>,
+    /// One server keeps its state in embedded etcd, too, which can be snapshotted and grow.
+    pub etcd: bool,
     /// Further keys of K3s's config.yaml, for every node.
     pub config: serde_json::Map<String, serde_json::Value>,
     /// Accept keys in `config` that orch does not know (a newer K3s).
@@ -177,6 +179,7 @@ impl Default for K3s {
             directory: None,
             release_url: K3S_RELEASES.into(),
             endpoint: None,
+            etcd: false,
             config: serde_json::Map::new(),
             allow_unknown_config: false,
             kubelet_args: Vec::new(),
@@ -303,9 +306,19 @@ impl Config {
         Ok(config)
     }
 
-    /// The one server that agents join, the first in the file.
+    /// The server that makes the cluster, the first in the file.
     pub fn server(&self) -> Option<&Node> {
-        self.nodes.iter().find(|node| node.role == Role::Server)
+        self.servers().next()
+    }
+
+    /// All servers, in the file's order.
+    pub fn servers(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.role == Role::Server)
+    }
+
+    /// Whether the servers keep their state in embedded etcd: several can do nothing else.
+    pub fn uses_etcd(&self) -> bool {
+        self.k3s.etcd || self.servers().count() > 1
     }
 
     /// The first usable address of the subnet: the host's own end of the network.

@@ -73,11 +73,46 @@ fn ports_must_not_meet() {
 }
 
 #[test]
-fn a_cluster_needs_exactly_one_server() {
+fn a_cluster_needs_a_server() {
     assert!(
         error(&GOOD.replace("role: server", "role: agent")).contains("no node has role: server")
     );
-    assert!(error(&GOOD.replace("role: agent", "role: server")).contains("more than one node"));
+}
+
+#[test]
+fn an_even_number_of_servers_is_refused_where_the_last_is_named_and_an_odd_one_uses_etcd() {
+    let two = GOOD.replace("role: agent", "role: server");
+    let message = error(&two);
+    assert!(
+        message.starts_with("orch.yaml:8:11: 2 nodes have role: server"),
+        "{message}"
+    );
+    assert!(
+        message.contains("majority") && message.contains("make agent an agent"),
+        "{message}"
+    );
+    let more = |text: &str, name: &str, last: u8| {
+        format!("{text}  - {{ name: {name}, role: server, address: 192.168.56.{last} }}\n")
+    };
+    let three = more(&two, "third", 12);
+    let config = Config::parse(&three, Path::new("orch.yaml")).unwrap();
+    assert!(config.uses_etcd());
+    assert_eq!(config.server().unwrap().name.value, "master");
+    let names: Vec<_> = config
+        .servers()
+        .map(|node| node.name.value.as_str())
+        .collect();
+    assert_eq!(names, ["master", "agent", "third"]);
+    let message = error(&more(&three, "fourth", 13));
+    assert!(message.contains("majority, which of 4 is 3"), "{message}");
+    let message = error(&format!(
+        "{three}k3s:\n  config: {{ datastore-endpoint: x }}\n"
+    ));
+    assert!(message.contains("embedded etcd"), "{message}");
+    // One server is as it was, unless it is told otherwise.
+    let one = |text: &str| Config::parse(text, Path::new("orch.yaml")).unwrap();
+    assert!(!one(GOOD).uses_etcd());
+    assert!(one(&format!("{GOOD}k3s:\n  etcd: true\n")).uses_etcd());
 }
 
 #[test]

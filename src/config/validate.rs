@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde_saphyr::Location;
 
-use super::{Config, K3sSource, Node, Provider, Role};
+use super::{Config, K3sSource, Node, Provider};
 
 /// A problem and the place in the file to point at.
 pub(super) struct Problem {
@@ -116,22 +116,51 @@ fn check_nodes(config: &Config) -> Result<(), Problem> {
             ));
         }
     }
-    match config
-        .nodes
-        .iter()
-        .filter(|n| n.role == Role::Server)
-        .count()
-    {
-        1 => Ok(()),
-        0 => Err(at(
+    check_servers(config)
+}
+
+/// etcd takes a majority of its servers for every write.
+fn check_servers(config: &Config) -> Result<(), Problem> {
+    let servers: Vec<_> = config.servers().collect();
+    let Some(last) = servers.last() else {
+        return Err(at(
             config.name.referenced,
             "no node has role: server; the cluster needs one",
-        )),
-        _ => Err(at(
-            config.name.referenced,
-            "more than one node has role: server; this version runs one server and any number of agents",
-        )),
+        ));
+    };
+    let count = servers.len();
+    if count.is_multiple_of(2) {
+        let (fewer, more) = (count - 1, count + 1);
+        let why = if count == 2 {
+            "the loss of either would stop the cluster: etcd needs a majority, which of 2 is both"
+                .to_owned()
+        } else {
+            format!(
+                "they bear the loss of no more servers than {fewer} would: etcd needs a majority, which of {count} is {}",
+                count / 2 + 1
+            )
+        };
+        return Err(at(
+            last.name.referenced,
+            format!(
+                "{count} nodes have role: server, and {why}; make {} an agent, which leaves {fewer}, or add a server, which makes it {more}",
+                last.name.value
+            ),
+        ));
     }
+    if config.uses_etcd()
+        && let Some(key) = ["datastore-endpoint", "disable-etcd"]
+            .into_iter()
+            .find(|key| config.k3s.config.contains_key(*key))
+    {
+        return Err(at(
+            last.name.referenced,
+            format!(
+                "k3s.config.{key}: the servers of this cluster keep their state in embedded etcd; take it out"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// Machines that orch makes have a network; hosts that exist already have a way in.

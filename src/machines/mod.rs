@@ -96,6 +96,8 @@ pub enum MachineError {
         node: String,
         source: orch_contract::ConfigError,
     },
+    #[error("the servers of the cluster cannot be listed: {problem}")]
+    Servers { problem: &'static str },
     #[error("{name:?} is no node name")]
     NodeName {
         name: String,

@@ -19,7 +19,13 @@ pub(super) fn write(
             node: config.node.name.to_string(),
             source,
         })?;
-    let mut wanted = write_keys(directory, &config.node.name, config.node.role, keys)?;
+    let mut wanted = write_keys(
+        directory,
+        &config.node.name,
+        config.node.role,
+        !config.servers.others.is_empty(),
+        keys,
+    )?;
     wanted.push("node.json");
     let json = serde_json::to_vec_pretty(config).map_err(|error| MachineError::Io {
         operation: format!("write the configuration of {}", config.node.name),
@@ -42,6 +48,7 @@ pub(super) fn write_keys(
     directory: &Path,
     name: &NodeName,
     role: Role,
+    several_servers: bool,
     keys: &ClusterKeys,
 ) -> Result<Vec<&'static str>, MachineError> {
     std::fs::DirBuilder::new()
@@ -49,16 +56,16 @@ pub(super) fn write_keys(
         .mode(0o700)
         .create(directory)
         .map_err(io(format!("make {}", directory.display())))?;
-    let credentials = match role {
-        Role::Server => [
-            (keys.host_key(), "join_host_key"),
-            (keys.authorized_keys(), "authorized_keys"),
-        ],
-        Role::Agent => [
-            (keys.client_key(name), "join_client_key"),
-            (keys.known_host(), "join_known_host"),
-        ],
-    };
+    let mut credentials = Vec::new();
+    if role == Role::Server {
+        credentials.push((keys.host_key(), "join_host_key"));
+        credentials.push((keys.authorized_keys(), "authorized_keys"));
+    }
+    // An only server has nobody to join.
+    if role == Role::Agent || several_servers {
+        credentials.push((keys.client_key(name), "join_client_key"));
+        credentials.push((keys.known_host(), "join_known_host"));
+    }
     for (from, name) in &credentials {
         let bytes = std::fs::read(from).map_err(io(format!("read {}", from.display())))?;
         replace(&directory.join(name), &bytes)?;

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use orch_contract::{
     Artifacts, Cluster, ClusterKeys, DEFAULT_API_PORT, DEFAULT_JOIN_PORT, Join, K3s, Mirror,
-    NODE_CONFIG_SCHEMA, Node, NodeConfig, NodeName, Registries, Role, Server, Storage, StorageKind,
-    Timeouts, VolumeDirectory,
+    NODE_CONFIG_SCHEMA, Node, NodeConfig, NodeName, Registries, Role, Server, Servers, Storage,
+    StorageKind, Timeouts, VolumeDirectory,
 };
+use orch_ssh::keys::Roster;
 use serde::Serialize;
 
 use super::{MachineError, Provider, io, node_folder, ssh_key};
@@ -32,8 +33,6 @@ pub struct Request<'a> {
     pub cluster: &'a str,
     pub provider: Provider,
     pub nodes: Vec<WantedNode>,
-    /// The server's address.
-    pub server: IpAddr,
     pub k3s: K3s,
     /// Verified release assets on this host, and their sums.
     pub artifacts: Vec<(PathBuf, String)>,
@@ -136,11 +135,17 @@ pub fn renew_keys<'a>(
         .collect::<Result<Vec<_>, MachineError>>()?;
     let names: Vec<NodeName> = nodes.iter().map(|(name, _)| name.clone()).collect();
     let keys = ClusterKeys::new(state.join("keys"));
-    orch_ssh::keys::ensure_cluster_keys(&keys, &names)
+    let servers = nodes.iter().filter(|(_, role)| *role == Role::Server);
+    let servers: Vec<NodeName> = servers.map(|(name, _)| name.clone()).collect();
+    let roster = Roster {
+        nodes: &names,
+        servers: &servers,
+    };
+    orch_ssh::keys::ensure_cluster_keys(&keys, roster)
         .map_err(|source| MachineError::Keys { source })?;
     for (name, role) in &nodes {
         let directory = state.join("nodes").join(name.as_str());
-        node_folder::write_keys(&directory, name, *role, &keys)?;
+        node_folder::write_keys(&directory, name, *role, servers.len() > 1, &keys)?;
     }
     Ok(())
 }
@@ -156,14 +161,20 @@ fn node_folders(
         .map(|node| node_name(&node.name))
         .collect::<Result<Vec<_>, _>>()?;
     let keys = ClusterKeys::new(keys);
-    orch_ssh::keys::ensure_cluster_keys(&keys, &names)
+    let servers = servers(request, &names)?;
+    let server_names: Vec<_> = servers.iter().map(|server| server.name.clone()).collect();
+    let roster = Roster {
+        nodes: &names,
+        servers: &server_names,
+    };
+    orch_ssh::keys::ensure_cluster_keys(&keys, roster)
         .map_err(|source| MachineError::Keys { source })?;
     let mut nodes = BTreeMap::new();
     for (wanted, name) in request.nodes.iter().zip(&names) {
         let directory = folder.join(&wanted.name);
         node_folder::write(
             &directory,
-            &node_config(request, wanted, name.clone()),
+            &node_config(request, wanted, name.clone(), servers.clone()),
             &keys,
         )?;
         nodes.insert(wanted.name.clone(), PreparedNode { directory });
@@ -194,8 +205,29 @@ fn node_name(name: &str) -> Result<NodeName, MachineError> {
     })
 }
 
-fn node_config(request: &Request<'_>, wanted: &WantedNode, name: NodeName) -> NodeConfig {
+/// Those with the role, in the order in which they are described: the first makes the cluster.
+fn servers(request: &Request<'_>, names: &[NodeName]) -> Result<Servers, MachineError> {
+    let described = request.nodes.iter().zip(names);
+    let servers = described.filter(|(wanted, _)| wanted.role == Role::Server);
+    let all: Vec<_> = servers
+        .map(|(wanted, name)| Server {
+            name: name.clone(),
+            address: wanted.address,
+            api_port: DEFAULT_API_PORT,
+            join_port: DEFAULT_JOIN_PORT,
+        })
+        .collect();
+    Servers::try_from(all).map_err(|problem| MachineError::Servers { problem })
+}
+
+fn node_config(
+    request: &Request<'_>,
+    wanted: &WantedNode,
+    name: NodeName,
+    servers: Servers,
+) -> NodeConfig {
     let is_server = wanted.role == Role::Server;
+    let is_first = servers.first.name == name;
     let server_only = |list: &[String]| {
         if is_server { list.to_vec() } else { Vec::new() }
     };
@@ -211,11 +243,7 @@ fn node_config(request: &Request<'_>, wanted: &WantedNode, name: NodeName) -> No
             labels: wanted.labels.clone(),
             taints: wanted.taints.clone(),
         },
-        server: Server {
-            address: request.server,
-            api_port: DEFAULT_API_PORT,
-            join_port: DEFAULT_JOIN_PORT,
-        },
+        servers,
         k3s: K3s {
             tls_sans: server_only(&request.k3s.tls_sans),
             disable: server_only(&request.k3s.disable),
@@ -245,12 +273,12 @@ fn node_config(request: &Request<'_>, wanted: &WantedNode, name: NodeName) -> No
         },
         storage: Storage {
             kind: request.storage,
-            clients: if is_server {
+            clients: if is_first {
                 request.storage_clients.clone()
             } else {
                 Vec::new()
             },
-            directories: if is_server {
+            directories: if is_first {
                 request.volumes.clone()
             } else {
                 Vec::new()

@@ -92,6 +92,18 @@ impl Vagrant {
             .await
     }
 
+    /// Starts these machines without looking at what is on them.
+    pub async fn boot(
+        &self,
+        names: &[String],
+        on_event: impl FnMut(MachineEvent),
+    ) -> Result<(), MachineError> {
+        let mut arguments = vec!["up", "--no-provision"];
+        arguments.extend(names.iter().map(String::as_str));
+        self.stream("start the machines", &arguments, on_event)
+            .await
+    }
+
     /// Stops every machine.
     pub async fn halt(&self, on_event: impl FnMut(MachineEvent)) -> Result<(), MachineError> {
         self.stream("stop the machines", &["halt"], on_event).await

@@ -1,10 +1,10 @@
-//! What the nodes are and run, as `orch-provision facts` says it on each of them.
+//! What the nodes are and run, as `orch-provision facts` says it on each of them, and how a server is talked to.
 
 use orch_contract::{NodeFacts, node_paths};
 use serde::Serialize;
 
-use super::node::Node;
-use super::{Host, NodeError, Options, Watcher, chain, fleet};
+use super::node::{KUBECONFIG, Node};
+use super::{Host, NodeError, Options, Secret, Watcher, chain, fleet};
 use crate::remote::Command;
 
 /// One node's answer.
@@ -35,6 +35,20 @@ pub async fn facts(hosts: &[Host], options: &Options, watcher: &dyn Watcher) -> 
         }
     })
     .await
+}
+
+/// A server's kubeconfig, as K3s wrote it.
+pub async fn kubeconfig(
+    host: &Host,
+    options: &Options,
+    watcher: &dyn Watcher,
+) -> Result<Secret, NodeError> {
+    let session = Node::new(host, options, watcher).open().await?;
+    let output = session
+        .succeed(Command::program(["cat", KUBECONFIG]))
+        .await?;
+    session.close().await;
+    Ok(Secret::new(output.stdout))
 }
 
 async fn ask(node: &Node<'_>) -> Result<NodeFacts, NodeError> {

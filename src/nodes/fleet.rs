@@ -1,6 +1,6 @@
 //! All nodes at once, up to a limit; servers first, because agents wait for them.
 //!
-//! A server that fails ends its agents' waits at once. Dropping the future closes every connection, and with it every
+//! When every server has failed, the agents' waits end at once. Dropping the future closes every connection, and with it every
 //! `orch-provision` that runs: each may be stopped at any moment and goes on when it is run again.
 
 use std::sync::Arc;
@@ -31,8 +31,10 @@ pub async fn up(
     options: &Options,
     watcher: &dyn Watcher,
 ) -> Vec<NodeReport> {
-    // The name of the server that failed, once one has.
-    let (failed, failure) = watch::channel(None::<String>);
+    let servers = hosts.iter().filter(|host| host.role == Role::Server);
+    let servers = servers.count();
+    // The names of the servers that failed. Agents join through any that did not.
+    let (failed, failure) = watch::channel(Vec::<String>::new());
     let failed = Arc::new(failed);
     each(hosts, options, |host| {
         let (failed, mut failure) = (Arc::clone(&failed), failure.clone());
@@ -41,16 +43,16 @@ pub async fn up(
             if host.role == Role::Server {
                 let report = work.await;
                 if report.outcome == Outcome::Failed {
-                    failed.send_replace(Some(host.name.clone()));
+                    failed.send_modify(|failed| failed.push(host.name.clone()));
                 }
                 return report;
             }
             tokio::select! {
                 report = work => report,
-                Ok(server) = failure.wait_for(Option::is_some) => {
+                Ok(failed) = failure.wait_for(|failed| servers > 0 && failed.len() == servers) => {
                     NodeReport::new(&host.name, host.role).failed(NodeError::NoServer {
                         node: host.name.clone(),
-                        server: server.clone().unwrap_or_default(),
+                        servers: failed.join(", "),
                     })
                 }
             }
@@ -93,7 +95,9 @@ pub(super) async fn each<'a, T, F>(
 where
     F: Future<Output = T> + 'a,
 {
-    let turns = Semaphore::new(options.parallel.max(1));
+    // Servers that stood still have a quorum only together: each of them waits until enough of the others run.
+    let servers = hosts.iter().filter(|host| host.role == Role::Server);
+    let turns = Semaphore::new(options.parallel.max(servers.count()).max(1));
     let mut order: Vec<usize> = (0..hosts.len()).collect();
     order.sort_by_key(|index| hosts[*index].role != Role::Server);
     let running = order.into_iter().map(|index| {
@@ -128,6 +132,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn no_server_waits_for_another_to_be_ready() {
+        let hosts = hosts(&["s", "t", "u"].map(|name| (name, Role::Server)));
+        let options = Options {
+            parallel: 1,
+            is_new_cluster: false,
+            sudo_password: None,
+        };
+        let all_run = tokio::sync::Barrier::new(3);
+        let reports = each(&hosts, &options, |host| {
+            let all_run = &all_run;
+            async move {
+                all_run.wait().await;
+                NodeReport::new(&host.name, host.role)
+            }
+        });
+        assert_eq!(reports.await.len(), 3);
+    }
+
+    #[tokio::test]
     async fn servers_go_first_and_no_more_at_once_than_the_limit_says() {
         let hosts = hosts(&[
             ("a", Role::Agent),
@@ -137,6 +160,7 @@ mod tests {
         ]);
         let options = Options {
             parallel: 2,
+            is_new_cluster: false,
             sudo_password: None,
         };
         let seen = Mutex::new((0, 0, Vec::new()));

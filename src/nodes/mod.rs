@@ -9,6 +9,8 @@ mod facts;
 mod fleet;
 mod node;
 mod report;
+mod session;
+pub mod snapshot;
 
 use std::path::PathBuf;
 
@@ -18,7 +20,7 @@ use zeroize::Zeroizing;
 use crate::remote::{RemoteError, Wanted};
 
 pub use deliver::Parcel;
-pub use facts::{FactsReport, facts};
+pub use facts::{FactsReport, facts, kubeconfig};
 pub use fleet::{plan, renew_keys, reset, up};
 pub use report::{NodeReport, PlannedStep, chain};
 
@@ -53,6 +55,8 @@ pub struct Delivery {
 pub struct Options {
     /// Nodes at the same time.
     pub parallel: usize,
+    /// No server of this cluster has been up before, as far as this computer knows.
+    pub is_new_cluster: bool,
     /// For hosts whose sudo asks for one.
     pub sudo_password: Option<crate::remote::SudoPassword>,
 }
@@ -97,8 +101,8 @@ pub enum NodeError {
         /// What it wrote to its standard error last.
         said: Vec<String>,
     },
-    #[error("node {node}: its server {server} failed, see there")]
-    NoServer { node: String, server: String },
+    #[error("node {node}: no server of the cluster came up, see {servers}")]
+    NoServer { node: String, servers: String },
     #[error("node {node}: what it answered cannot be understood: {problem}")]
     Answer { node: String, problem: String },
 }
@@ -108,4 +112,4 @@ fn below(lines: &[String]) -> String {
 }
 
 /// Bytes that may be secret.
-type Secret = Zeroizing<Vec<u8>>;
+pub type Secret = Zeroizing<Vec<u8>>;

@@ -7,11 +7,12 @@ use zeroize::Zeroizing;
 
 use super::deliver::{Load, SUMS, SURVEY, Survey};
 use super::report::PlannedStep;
+use super::session::Session;
 use super::{Delivery, Host, NodeError, NodeEvent, NodeReport, Options, SharedFile, Watcher};
-use crate::remote::{self, Command, Connection, Exit, Limits, Privilege, Stream};
+use crate::remote::{self, Command, Exit, Limits, Stream};
 
 /// Where K3s puts the administrator's kubeconfig.
-const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
+pub(super) const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
 /// An event may carry what a file is to become, and the end of a journal.
 const EVENT_BYTES: usize = 512 * 1024;
 /// Lines of a program's standard error that are kept for an error.
@@ -62,12 +63,6 @@ pub(super) struct Node<'a> {
     host: &'a Host,
     options: &'a Options,
     watcher: &'a dyn Watcher,
-}
-
-/// A node that was logged in to.
-pub(super) struct Session {
-    connection: Connection,
-    privilege: Privilege,
 }
 
 /// What a run of `orch-provision` said.
@@ -174,8 +169,11 @@ impl<'a> Node<'a> {
     async fn try_up(&self, delivery: &Delivery, report: &mut NodeReport) -> Result<(), NodeError> {
         let session = self.open().await?;
         self.deliver(&session, delivery, report).await?;
-        let up = Command::program(self.words(node_paths::PROVISIONER, "up"));
-        let heard = self.listen(&session, up).await?;
+        let mut words = self.words(node_paths::PROVISIONER, "up").to_vec();
+        if self.options.is_new_cluster && self.host.role == Role::Server {
+            words.push("--new-cluster");
+        }
+        let heard = self.listen(&session, Command::program(words)).await?;
         self.conclude(heard, Outcome::Changed, report)?;
         if self.host.role == Role::Server {
             let read = Command::program(["cat", KUBECONFIG]);
@@ -381,20 +379,6 @@ impl<'a> Node<'a> {
             node: self.host.name.clone(),
             text: text.to_owned(),
         });
-    }
-}
-
-impl Session {
-    pub(super) async fn close(self) {
-        self.connection.close().await;
-    }
-
-    pub(super) async fn succeed(
-        &self,
-        command: Command,
-    ) -> Result<remote::Output, remote::RemoteError> {
-        let command = command.as_root(&self.privilege);
-        self.connection.succeed(&command).await
     }
 }
 

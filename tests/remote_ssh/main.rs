@@ -11,4 +11,5 @@ mod login;
 mod network;
 mod nodes;
 mod privilege;
+mod snapshots;
 mod support;

@@ -11,7 +11,7 @@ use orch_contract::{Outcome, Role};
 
 use crate::support::{Server, unique};
 
-struct Unwatched;
+pub(crate) struct Unwatched;
 
 impl Watcher for Unwatched {
     fn watch(&self, _event: NodeEvent) {}
@@ -49,6 +49,7 @@ fn node(server: &Server, then: &str) -> (Host, Delivery) {
 async fn planned(host: Host, delivery: Delivery) -> NodeReport {
     let options = Options {
         parallel: 1,
+        is_new_cluster: false,
         sudo_password: None,
     };
     let mut reports = plan(&[host], &delivery, &options, &Unwatched).await;

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::NodeName;
+use crate::{NodeName, Role};
 
 /// Version of the messages below.
 pub const JOIN_SCHEMA: u32 = 1;
@@ -67,6 +67,12 @@ impl JoinToken {
         let (_, credentials) = self.0.rsplit_once("::")?;
         let (id, _) = credentials.split_once('.')?;
         is_token_id(id).then_some(id)
+    }
+
+    /// Whether it makes a server of whoever holds it.
+    pub fn is_a_servers(&self) -> bool {
+        let credentials = self.0.rsplit_once("::");
+        credentials.is_some_and(|(_, credentials)| credentials.starts_with("server:"))
     }
 }
 
@@ -159,8 +165,17 @@ pub struct JoinGrant {
     /// K3s's supervisor, such as `https://192.168.56.10:6443`.
     pub server_url: String,
     pub token: JoinToken,
-    /// When the token stops working, by the server's clock.
-    pub expires_at: Timestamp,
+    /// What the token makes of whoever holds it; the key decided it.
+    #[serde(default = "agent")]
+    pub role: Role,
+    /// When the token stops working, by the server's clock; a server's never does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What every grant was for before there were others.
+const fn agent() -> Role {
+    Role::Agent
 }
 
 /// Why there is no token.
@@ -197,6 +212,10 @@ pub enum RefusalReason {
     RateLimited,
     /// The key was taken off the list after the connection had been accepted.
     Revoked,
+    /// A server asks, and there is no cluster here that it could join, nor data of one.
+    NoCluster,
+    /// A server asks while another one joins: etcd takes in one at a time.
+    InTurn,
     #[serde(other)]
     Unknown,
 }
@@ -226,7 +245,8 @@ mod tests {
             node: "agent".parse().unwrap(),
             server_url: "https://192.168.56.10:6443".into(),
             token: JoinToken::parse("K10abc::id.secret").unwrap(),
-            expires_at: Timestamp::UNIX_EPOCH,
+            role: Role::Agent,
+            expires_at: Some(Timestamp::UNIX_EPOCH),
         })
     }
 
@@ -261,6 +281,9 @@ mod tests {
         ] {
             assert_eq!(id(other), None, "{other}");
         }
+        let is_a_servers = |text: &str| JoinToken::parse(text).unwrap().is_a_servers();
+        assert!(is_a_servers("K10ab::server:password"));
+        assert!(!is_a_servers("K10ab::abc123.0123456789abcdef"));
     }
 
     #[test]
@@ -273,6 +296,14 @@ mod tests {
             refusal,
             JoinRefusal::new(RefusalReason::NotReady, "starting")
         );
+    }
+
+    #[test]
+    fn a_grant_of_an_older_service_is_an_agents() {
+        let mut old = serde_json::to_value(grant()).unwrap();
+        old.as_object_mut().unwrap().remove("role");
+        let read = JoinResponse::parse(old.to_string().as_bytes()).unwrap();
+        assert_eq!(read, grant());
     }
 
     #[test]

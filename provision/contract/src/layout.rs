@@ -24,7 +24,7 @@ impl ClusterKeys {
         &self.directory
     }
 
-    /// The join service's private key; uploaded to the server as [`node_paths::JOIN_HOST_KEY`].
+    /// The join service's private key; uploaded to every server as [`node_paths::JOIN_HOST_KEY`].
     pub fn host_key(&self) -> PathBuf {
         self.directory.join("join_host_key")
     }
@@ -34,7 +34,7 @@ impl ClusterKeys {
         self.directory.join("join_host_key.pub")
     }
 
-    /// The join service's public key, and while it gets a new one both; uploaded to every agent as
+    /// The join service's public key, and while it gets a new one both; uploaded to every node that joins as
     /// [`node_paths::JOIN_KNOWN_HOST`].
     pub fn known_host(&self) -> PathBuf {
         self.directory.join("join_known_host")
@@ -50,7 +50,7 @@ impl ClusterKeys {
         self.directory.join("operator_key")
     }
 
-    /// Every node's public key, its comment being the node's name, and the operator's; uploaded to the server as
+    /// Every node's public key, its comment being the node's name and role, and the operator's; uploaded to the servers as
     /// [`node_paths::JOIN_AUTHORIZED_KEYS`].
     pub fn authorized_keys(&self) -> PathBuf {
         self.directory.join("authorized_keys")
@@ -84,9 +84,9 @@ pub mod node_paths {
     pub const JOIN_HOST_KEY: &str = "/etc/orch/join_host_key";
     /// Server only.
     pub const JOIN_AUTHORIZED_KEYS: &str = "/etc/orch/authorized_keys";
-    /// Agent only, 0600.
+    /// Not on an only server, 0600.
     pub const JOIN_CLIENT_KEY: &str = "/etc/orch/join_client_key";
-    /// Agent only: the server's public keys in OpenSSH's one-line format.
+    /// Not on an only server: the join service's public keys in OpenSSH's one-line format.
     pub const JOIN_KNOWN_HOST: &str = "/etc/orch/join_known_host";
     /// What the provisioner keeps for itself; 0700.
     pub const STATE_DIRECTORY: &str = "/var/lib/orch";

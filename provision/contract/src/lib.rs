@@ -32,6 +32,6 @@ pub use name::{NameError, NodeName};
 pub use node::{
     Artifacts, Cluster, ConfigError, DEFAULT_API_PORT, DEFAULT_RELEASE_URL, Join, K3s, Mirror,
     NODE_CONFIG_SCHEMA, Node, NodeConfig, Registries, RegistryAuth, RegistryConfig, RegistryTls,
-    Role, Server, Storage, StorageKind, Timeouts, VolumeDirectory,
+    Role, Server, Servers, Storage, StorageKind, Timeouts, VolumeDirectory,
 };
 pub use secret::Secret;

@@ -3,7 +3,10 @@
 //! Reading is strict: an unknown key, a wrong type or a value that cannot work is an error that
 //! names the key, before anything on the node is touched.
 
+mod servers;
 mod validate;
+
+pub use servers::{Server, Servers};
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,10 +17,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{DEFAULT_JOIN_PORT, NodeName, Secret, node_paths};
+use crate::{NodeName, Secret, node_paths};
 
 /// Version of [`NodeConfig`].
-pub const NODE_CONFIG_SCHEMA: u32 = 1;
+pub const NODE_CONFIG_SCHEMA: u32 = 2;
 /// Port of K3s's API server and supervisor.
 pub const DEFAULT_API_PORT: u16 = 6443;
 /// Where K3s publishes its releases; `<base>/<version>/<asset>` is an asset.
@@ -41,7 +44,7 @@ pub struct NodeConfig {
     pub schema: u32,
     pub cluster: Cluster,
     pub node: Node,
-    pub server: Server,
+    pub servers: Servers,
     pub k3s: K3s,
     #[serde(default)]
     pub artifacts: Artifacts,
@@ -62,7 +65,7 @@ pub struct Cluster {
 }
 
 /// What a node is in the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Runs the control plane, and pods.
@@ -101,33 +104,14 @@ pub struct Node {
     pub taints: Vec<String>,
 }
 
-/// The server that agents join.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Server {
-    pub address: IpAddr,
-    #[serde(default = "default_api_port")]
-    pub api_port: u16,
-    /// Port of the join service.
-    #[serde(default = "default_join_port")]
-    pub join_port: u16,
-}
-
-impl Server {
-    /// K3s's supervisor URL, with IPv6 addresses in brackets.
-    pub fn url(&self) -> String {
-        format!(
-            "https://{}",
-            std::net::SocketAddr::new(self.address, self.api_port)
-        )
-    }
-}
-
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct K3s {
     /// A release such as `v1.34.2+k3s1`.
     pub version: String,
+    /// One server keeps its state in embedded etcd instead of SQLite; several always do.
+    #[serde(default)]
+    pub etcd: bool,
     /// Further keys of K3s's config.yaml, without leading dashes. Keys that have a field of their
     /// own here are refused.
     #[serde(default)]
@@ -279,13 +263,13 @@ pub enum StorageKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Join {
-    /// Server: the join service's private key.
+    /// Server: the join service's private key, the same on all servers.
     pub host_key: PathBuf,
-    /// Server: the nodes' public keys, each with the node's name as its comment.
+    /// Server: the nodes' public keys, each with the node's name and role as its comment.
     pub authorized_keys: PathBuf,
-    /// Agent: this node's private key.
+    /// This node's private key; not on an only server.
     pub client_key: PathBuf,
-    /// Agent: the server's public key.
+    /// The join service's public key, where the private one of this node is.
     pub known_host: PathBuf,
     /// How long a token that is not used lives, in seconds: as long as a start of K3s may take, so that
     /// no start that would succeed finds its token expired. A used one is revoked at once.
@@ -337,17 +321,42 @@ impl Default for Timeouts {
     }
 }
 
-const fn default_api_port() -> u16 {
-    DEFAULT_API_PORT
-}
-
-const fn default_join_port() -> u16 {
-    DEFAULT_JOIN_PORT
+/// The one key that every schema has.
+#[derive(Deserialize)]
+struct Versioned {
+    schema: u32,
 }
 
 impl NodeConfig {
+    /// Whether the servers keep their state in embedded etcd.
+    pub fn uses_etcd(&self) -> bool {
+        self.k3s.etcd || !self.servers.others.is_empty()
+    }
+
+    /// Whether this node initialises the cluster and shares the nodes' directory.
+    pub fn is_first_server(&self) -> bool {
+        self.servers.first.name == self.node.name
+    }
+
+    /// This server; the first one on an agent.
+    pub fn own_server(&self) -> &Server {
+        let mut servers = self.servers.iter();
+        let own = servers.find(|server| server.name == self.node.name);
+        own.unwrap_or(&self.servers.first)
+    }
+
+    /// The servers that this node may join, in their order.
+    pub fn other_servers(&self) -> impl Iterator<Item = &Server> {
+        let servers = self.servers.iter();
+        servers.filter(|server| server.name != self.node.name)
+    }
+
     /// Reads and checks a configuration.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        // Another schema has other keys: those are not what is wrong with it.
+        if let Ok(Versioned { schema }) = serde_json::from_str(text) {
+            validate::schema(schema)?;
+        }
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let config: Self =
             serde_path_to_error::deserialize(&mut deserializer).map_err(|error| ConfigError {

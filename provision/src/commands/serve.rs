@@ -40,7 +40,7 @@ impl ExitCoded for ServeError {
 pub(crate) async fn run(arguments: ServeArgs) -> Result<(), StepFailure> {
     let config = load_config(&arguments.config)?;
     let keys = KeyFiles::new(&config.join).map_err(ServeError::Key)?;
-    let listener = listen(config.server.join_port)?;
+    let listener = listen(config.own_server().join_port)?;
     let audit: Arc<dyn Audit> = Arc::new(SummedAudit::new(JournalAudit));
     let mint = Arc::new(TokenMint::new(Processes, &config, Arc::clone(&audit)));
     let service = JoinService::new(

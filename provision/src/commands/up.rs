@@ -16,30 +16,31 @@ use crate::steps::{
 };
 use crate::system::{Disk, Files, Https, Processes, Sockets, Staged, System, Systemd};
 
-const SERVER_STEPS: [&str; 10] = [
-    "check_host",
-    "prepare_host",
-    "mount_storage",
-    "make_volumes",
-    "acquire_k3s",
-    "write_config",
-    "write_units",
-    "serve_join",
-    "start_server",
-    "wait_ready",
-];
+/// The steps of a node, in their order.
+fn steps(config: &NodeConfig) -> Vec<String> {
+    let is_server = config.node.role == Role::Server;
+    let all = [
+        ("check_host", true),
+        ("prepare_host", true),
+        ("mount_storage", true),
+        ("make_volumes", config.is_first_server()),
+        ("acquire_k3s", true),
+        ("serve_join", is_server),
+        ("request_join", joins(config)),
+        ("write_config", true),
+        ("write_units", true),
+        ("start_server", is_server),
+        ("start_agent", !is_server),
+        ("wait_ready", true),
+    ];
+    let own = all.into_iter().filter(|(_, is_own)| *is_own);
+    own.map(|(name, _)| name.to_owned()).collect()
+}
 
-const AGENT_STEPS: [&str; 9] = [
-    "check_host",
-    "prepare_host",
-    "mount_storage",
-    "acquire_k3s",
-    "write_config",
-    "write_units",
-    "request_join",
-    "start_agent",
-    "wait_ready",
-];
+/// Whether there is a server that this node may join. Also the first of several may: it may have lost its data.
+fn joins(config: &NodeConfig) -> bool {
+    config.other_servers().next().is_some()
+}
 
 pub(crate) async fn run(arguments: UpArgs) -> Result<ExitCode, StepFailure> {
     let disk: Box<dyn Files> = match &arguments.staged {
@@ -78,6 +79,7 @@ pub(crate) async fn run(arguments: UpArgs) -> Result<ExitCode, StepFailure> {
         program,
         config_path: arguments.config,
         is_root: rustix::process::geteuid().is_root(),
+        is_new_cluster: arguments.new_cluster,
     };
     attended(async {
         let _lock = if up.is_root && !arguments.dry_run {
@@ -101,6 +103,8 @@ pub(crate) struct Up<'a> {
     pub(crate) program: PathBuf,
     pub(crate) config_path: PathBuf,
     pub(crate) is_root: bool,
+    /// No server of this cluster has been up before, as far as the host knows.
+    pub(crate) is_new_cluster: bool,
 }
 
 impl Up<'_> {
@@ -110,14 +114,10 @@ impl Up<'_> {
         dry_run: bool,
     ) -> Result<Outcome, StepFailure> {
         let role = self.config().node.role;
-        let steps = match role {
-            Role::Server => SERVER_STEPS.as_slice(),
-            Role::Agent => AGENT_STEPS.as_slice(),
-        };
         reporter.report(Event::RunStarted {
             role,
             provisioner: env!("CARGO_PKG_VERSION").to_owned(),
-            steps: steps.iter().map(|&step| step.to_owned()).collect(),
+            steps: steps(self.config()),
             dry_run,
         });
         let surroundings = Surroundings::new(self.context, Timestamp::now());
@@ -148,7 +148,7 @@ impl Up<'_> {
             .await?;
         runner.run(&PrepareHost { context }).await?;
         runner.run(&MountStorage { context }).await?;
-        if self.config().node.role == Role::Server {
+        if self.config().is_first_server() {
             runner.run(&MakeVolumes { context }).await?;
         }
         let installed = runner
@@ -157,24 +157,33 @@ impl Up<'_> {
                 architecture: host.architecture,
             })
             .await?;
+        // Before this server asks the others: they may be asking it.
+        if self.config().node.role == Role::Server {
+            let serve_join = ServeJoin {
+                context,
+                program: self.program.clone(),
+                config_path: self.config_path.clone(),
+            };
+            runner.run(&serve_join).await?;
+        }
+        let membership = if joins(self.config()) {
+            let request_join = RequestJoin {
+                context,
+                is_new_cluster: self.is_new_cluster,
+            };
+            runner.run(&request_join).await?
+        } else {
+            Membership::FOUNDER
+        };
         let write_config = runner
-            .prepared("write_config", WriteConfig::plan(context, &host))
+            .prepared(
+                "write_config",
+                WriteConfig::plan(context, &host, &membership.place),
+            )
             .await?;
         let config = runner.run(&write_config).await?;
         let units = runner.run(&WriteUnits::plan(context)).await?;
-        let membership = match self.config().node.role {
-            Role::Server => {
-                let serve_join = ServeJoin {
-                    context,
-                    program: self.program.clone(),
-                    config_path: self.config_path.clone(),
-                };
-                runner.run(&serve_join).await?;
-                Membership::Old
-            }
-            Role::Agent => runner.run(&RequestJoin { context }).await?,
-        };
-        let start = StartK3s::new(context, &installed, [config, units], membership);
+        let start = StartK3s::new(context, &installed, [config, units], &membership);
         runner.run(&start).await?;
         runner.run(&WaitReady { context }).await?;
         Ok(installed)
@@ -189,6 +198,9 @@ mod plan_tests;
 
 #[cfg(test)]
 mod resume_tests;
+
+#[cfg(test)]
+mod servers_tests;
 
 #[cfg(test)]
 mod tests;

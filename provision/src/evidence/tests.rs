@@ -132,7 +132,7 @@ async fn no_secret_of_the_node_is_evidence() {
     settings.insert("vpn-auth".to_owned(), "hunter2-vpn".into());
     machine
         .files
-        .put(paths::AGENT_TOKEN, "hunter3-token\n", 0o600);
+        .put(paths::JOIN_TOKEN, "hunter3-token\n", 0o600);
     *machine.services.journal.lock().unwrap() = vec![
         "proxy hunter1-proxy refused, joinKey=hunter2-vpn; token hunter3-token".to_owned(),
         "token K10abc::server:hunter4".to_owned(),

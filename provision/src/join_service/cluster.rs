@@ -6,12 +6,14 @@
 
 use std::path::PathBuf;
 use std::time::Duration;
+use std::{fs, io};
 
 use jiff::Timestamp;
 use orch_contract::{JoinToken, NodeName, is_token_id};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
+use crate::k3s::datastore::Datastore;
 use crate::k3s::paths;
 use crate::redact::redact;
 use crate::system::{CommandError, Commands, Invocation};
@@ -22,6 +24,8 @@ const CONCURRENT_COMMANDS: usize = 2;
 /// By which the service knows its own tokens.
 const DESCRIPTION: &str = "orch: join of node ";
 const SECRET_PREFIX: &str = "bootstrap-token-";
+/// Below K3s's folder of a server.
+const SERVER_TOKEN: &str = "token";
 /// Name, expiration and description of each token, tabs between them.
 const TOKEN_TEMPLATE: &str = "{{range .items}}{{.metadata.name}}{{with .data}}\
     {{\"\\t\"}}{{with .expiration}}{{base64decode .}}{{end}}\
@@ -48,14 +52,21 @@ pub(super) struct Lease {
 pub(super) struct ClusterTokens<C> {
     pub(super) commands: C,
     admin_kubeconfig: PathBuf,
+    /// K3s's folder of this server.
+    server_data: PathBuf,
     turns: Semaphore,
 }
 
 impl<C: Commands> ClusterTokens<C> {
-    pub(super) fn new(commands: C, admin_kubeconfig: impl Into<PathBuf>) -> Self {
+    pub(super) fn new(
+        commands: C,
+        admin_kubeconfig: impl Into<PathBuf>,
+        server_data: impl Into<PathBuf>,
+    ) -> Self {
         Self {
             commands,
             admin_kubeconfig: admin_kubeconfig.into(),
+            server_data: server_data.into(),
             turns: Semaphore::new(CONCURRENT_COMMANDS),
         }
     }
@@ -63,6 +74,34 @@ impl<C: Commands> ClusterTokens<C> {
     /// Before this file is there K3s has not started; asking it would only cost time.
     pub(super) fn is_up(&self) -> bool {
         self.admin_kubeconfig.exists()
+    }
+
+    /// What this server keeps the cluster's state in.
+    pub(super) fn datastore(&self) -> io::Result<Datastore> {
+        Datastore::below(&self.server_data, |path| path.try_exists())
+    }
+
+    /// The token with which servers join. K3s has no other for them, and this one never expires.
+    pub(super) fn server_token(&self) -> Result<JoinToken, String> {
+        let path = self.server_data.join(SERVER_TOKEN);
+        let read = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let text = fs::read_to_string(&path)
+            .map(Zeroizing::new)
+            .map_err(|error| read(&error))?;
+        let token = JoinToken::parse(text.trim()).map_err(|error| read(&error))?;
+        if token.is_a_servers() {
+            return Ok(token);
+        }
+        Err(read(&"this is no server's token"))
+    }
+
+    /// Takes a server that lost its data out of the cluster: K3s takes the member of a deleted Node out of etcd, and would
+    /// not let in another of that name.
+    pub(super) async fn forget_server(&self, node: &NodeName) -> Result<(), CommandError> {
+        let mut arguments = self.kubectl("kube-system", &["delete", "node", node.as_str()]);
+        arguments.push("--ignore-not-found".to_owned());
+        self.run(arguments).await?;
+        self.delete(Some(node), &[]).await
     }
 
     /// Makes a token; its public half beside it.

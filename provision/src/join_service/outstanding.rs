@@ -87,6 +87,19 @@ impl Outstanding {
         self.0.retain(|token| token.id != id);
     }
 
+    /// Adds those that were not known.
+    pub(super) fn merge(&mut self, listed: Vec<ListedToken>) {
+        for token in listed {
+            if !self.0.iter().any(|known| known.id == token.id) {
+                self.add(token.id, token.node, token.expires_at);
+            }
+        }
+    }
+
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &NodeName> {
+        self.0.iter().map(|token| &token.node)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

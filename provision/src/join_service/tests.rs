@@ -1,11 +1,13 @@
 use std::path::Path;
 
-use tempfile::NamedTempFile;
+use orch_contract::JoinToken;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::*;
 use crate::system::FakeCommands;
-use crate::testing::server_config;
+use crate::testing::{server_config, servers_config};
 
+const SERVER_TOKEN: &str = "K10abc::server:topsecret";
 const LIST: &str = "get secrets";
 const LEASES: &str = "get leases";
 const DELETE: &str = "delete secret";
@@ -24,21 +26,30 @@ struct Scene {
     mint: TokenMint<FakeCommands>,
     told: Arc<Told>,
     kubeconfig: NamedTempFile,
+    server_data: TempDir,
 }
 
 impl Scene {
     fn new() -> Self {
+        Self::of(&server_config())
+    }
+
+    fn of(config: &NodeConfig) -> Self {
         let kubeconfig = NamedTempFile::new().unwrap();
         let told = Arc::new(Told::default());
-        let cluster = ClusterTokens::new(FakeCommands::default(), kubeconfig.path());
-        let mint = TokenMint::of(cluster, &server_config(), Arc::clone(&told) as _);
+        let server_data = tempfile::tempdir().unwrap();
+        let commands = FakeCommands::default();
+        let cluster = ClusterTokens::new(commands, kubeconfig.path(), server_data.path());
+        let mint = TokenMint::of(cluster, config, Arc::clone(&told) as _);
         let scene = Self {
             mint,
             told,
             kubeconfig,
+            server_data,
         };
         scene.kubectl("kube-system", LIST, 0, "");
         scene.kubectl("kube-system", DELETE, 0, "");
+        scene.kubectl("kube-system", "delete node", 0, "");
         scene.lease("");
         scene.token("aaaaaa");
         scene
@@ -67,6 +78,17 @@ impl Scene {
         self.mint.cluster.commands.answer(&command, status, output);
     }
 
+    /// What K3s has once it has made a cluster or joined one.
+    fn put_data(&self, datastore: &str) {
+        let path = self.server_data.path();
+        std::fs::create_dir_all(path.join("db").join(datastore)).unwrap();
+        std::fs::write(path.join("token"), format!("{SERVER_TOKEN}\n")).unwrap();
+    }
+
+    async fn ask_as_server(&self, name: &str) -> Result<JoinGrant, JoinRefusal> {
+        self.mint.admit(&member(name, Role::Server)).await
+    }
+
     async fn ask(&self) -> Result<JoinGrant, String> {
         self.mint.mint(&"agent".parse().unwrap()).await
     }
@@ -89,6 +111,102 @@ impl Scene {
         let of_kind = told.iter().filter(|event| event.kind == kind);
         of_kind.map(|event| event.what.clone()).collect()
     }
+}
+
+fn member(name: &str, role: Role) -> Member {
+    let name = name.parse().unwrap();
+    Member { name, role }
+}
+
+#[tokio::test]
+async fn a_server_gets_the_servers_token_and_an_agent_never_does() {
+    let scene = Scene::of(&servers_config(0));
+    scene.put_data("etcd/member");
+    let grant = scene.ask_as_server("s1").await.unwrap();
+    assert_eq!(grant.token, JoinToken::parse(SERVER_TOKEN).unwrap());
+    assert_eq!((grant.role, grant.expires_at), (Role::Server, None));
+    let asked = scene.mint.cluster.commands.asked_lines();
+    assert!(
+        asked
+            .iter()
+            .any(|line| line.contains("delete node s1 --ignore-not-found")),
+        "{asked:?}"
+    );
+    assert_eq!(
+        scene.deleted(),
+        [["s1.node-password.k3s", "--ignore-not-found"]]
+    );
+    assert!(!asked.join("\n").contains("topsecret") && !asked.join("\n").contains("token create"));
+    let agent = scene.mint.admit(&member("s1", Role::Agent)).await.unwrap();
+    assert_eq!(agent.role, Role::Agent);
+    assert!(!agent.token.is_a_servers());
+    assert!(!format!("{grant:?}").contains("topsecret"));
+}
+
+#[tokio::test]
+async fn a_second_server_waits_for_the_first_to_have_joined() {
+    let scene = Scene::of(&servers_config(0));
+    scene.put_data("etcd/member");
+    scene.ask_as_server("s1").await.unwrap();
+    let refusal = scene.ask_as_server("s2").await.unwrap_err();
+    assert_eq!(refusal.reason, RefusalReason::InTurn);
+    assert!(refusal.retry_after_seconds.is_some() && refusal.message.contains("s1"));
+    scene.kubectl("kube-node-lease", LEASES, 0, "s1\t2026-01-02T03:04:05Z\n");
+    scene.ask_as_server("s2").await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_server_has_decides_whether_another_may_make_a_cluster() {
+    let scene = Scene::of(&servers_config(1));
+    let reason = async |scene: &Scene| scene.ask_as_server("s0").await.unwrap_err().reason;
+    assert_eq!(reason(&scene).await, RefusalReason::NoCluster);
+    // One that stands still is a cluster all the same.
+    scene.put_data("etcd/member");
+    scene.kubectl("kube-node-lease", LEASES, 1, "connection refused");
+    assert_eq!(reason(&scene).await, RefusalReason::NotReady);
+    std::fs::remove_file(scene.kubeconfig.path()).unwrap();
+    assert_eq!(reason(&scene).await, RefusalReason::NotReady);
+    let scene = Scene::of(&servers_config(1));
+    scene.put_data("state.db");
+    let refusal = scene.ask_as_server("s0").await.unwrap_err();
+    assert_eq!(refusal.reason, RefusalReason::NotReady);
+    assert!(refusal.message.contains("SQLite"), "{}", refusal.message);
+}
+
+#[tokio::test]
+async fn a_server_s_token_that_is_none_is_not_handed_out() {
+    let scene = Scene::of(&servers_config(0));
+    scene.put_data("etcd/member");
+    for content in ["", "K10abc::abc123.topsecret", "two words"] {
+        std::fs::write(scene.server_data.path().join("token"), content).unwrap();
+        let refusal = scene.ask_as_server("s1").await.unwrap_err();
+        assert_eq!(refusal.reason, RefusalReason::NotReady);
+        assert!(
+            content.is_empty() || !refusal.message.contains(content),
+            "{}",
+            refusal.message
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_another_server_made_for_a_node_dies_first() {
+    let scene = Scene::of(&servers_config(0));
+    scene.ask().await.unwrap();
+    scene.kubectl(
+        "kube-system",
+        LIST,
+        0,
+        "bootstrap-token-aaaaaa\t2999-01-01T00:00:00Z\torch: join of node agent\n\
+         bootstrap-token-gggggg\t2999-01-01T00:00:00Z\torch: join of node agent\n",
+    );
+    scene.token("bbbbbb");
+    scene.ask().await.unwrap();
+    let deleted = &scene.deleted()[1];
+    assert!(
+        deleted.contains(&"bootstrap-token-gggggg".to_owned()),
+        "{deleted:?}"
+    );
 }
 
 #[tokio::test]
@@ -228,7 +346,7 @@ async fn who_would_wait_too_long_is_told_to_ask_again() {
     let all = u32::try_from(CONCURRENT_MINTS).unwrap();
     let busy = Arc::clone(&mint.turns).acquire_many_owned(all).await;
     let shared = SharedMint(Arc::clone(&mint));
-    let JoinResponse::Refused(refusal) = shared.grant(&"agent".parse().unwrap()).await else {
+    let JoinResponse::Refused(refusal) = shared.grant(&member("agent", Role::Agent)).await else {
         panic!("nobody had a turn to give");
     };
     assert_eq!(refusal.reason, RefusalReason::NotReady);

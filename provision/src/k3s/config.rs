@@ -7,6 +7,9 @@ use serde_json::{Map, Value, json};
 use super::yaml::{YamlError, render};
 use super::{flags, paths};
 
+/// Makes K3s keep its state in embedded etcd, which other servers can join.
+const CLUSTER_INIT: &str = "cluster-init";
+
 /// A config.yaml that must not be written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigYamlError {
@@ -27,10 +30,20 @@ impl ExitCoded for ConfigYamlError {
     }
 }
 
+/// How a node came to its cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It made the cluster.
+    Founder,
+    /// It joined through the server with this URL, with a token. Once it has joined K3s knows the other servers.
+    Joined(String),
+}
+
 /// Renders config.yaml. `interface` carries the node's address.
 pub(crate) fn render_config(
     config: &NodeConfig,
     interface: &str,
+    place: &Place,
 ) -> Result<String, ConfigYamlError> {
     let role = config.node.role;
     let address = config.node.address.to_string();
@@ -45,8 +58,8 @@ pub(crate) fn render_config(
     match role {
         Role::Server => {
             set("advertise-address", json!(address));
-            if config.server.api_port != DEFAULT_API_PORT {
-                set("https-listen-port", json!(config.server.api_port));
+            if config.own_server().api_port != DEFAULT_API_PORT {
+                set("https-listen-port", json!(config.own_server().api_port));
             }
             let sans: Vec<_> = std::iter::once(&address)
                 .chain(&config.k3s.tls_sans)
@@ -57,16 +70,26 @@ pub(crate) fn render_config(
                 set("disable", json!(config.k3s.disable));
             }
         }
-        Role::Agent => {
-            set("server", json!(config.server.url()));
-            set("token-file", json!(paths::AGENT_TOKEN));
+        Role::Agent => {}
+    }
+    match place {
+        Place::Founder => {
+            if config.uses_etcd() {
+                set(CLUSTER_INIT, json!(true));
+            }
+        }
+        // K3s reads the file at each start, also where it has joined already.
+        Place::Joined(url) => {
+            set("server", json!(url));
+            set("token-file", json!(paths::JOIN_TOKEN));
         }
     }
     if !config.k3s.kubelet_args.is_empty() {
         set("kubelet-arg", json!(config.k3s.kubelet_args));
     }
     for (key, value) in &config.k3s.config {
-        if let Some(owner) = flags::owner(key) {
+        let is_init = config.uses_etcd() && key == CLUSTER_INIT;
+        if let Some(owner) = flags::owner(key).or(is_init.then_some("k3s.etcd")) {
             return Err(ConfigYamlError::Owned {
                 key: key.clone(),
                 owner,
@@ -137,7 +160,42 @@ fn kubelet_may_set(key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{agent_config, server_config};
+    use crate::testing::{agent_config, server_config, servers_config};
+
+    fn joined() -> Place {
+        Place::Joined("https://192.168.56.10:6443".to_owned())
+    }
+
+    #[test]
+    fn the_first_of_several_servers_makes_the_cluster_and_the_others_join_it() {
+        let config = servers_config(1);
+        let second = render_config(&config, "eth1", &joined()).unwrap();
+        insta::assert_snapshot!(second, @r#"
+        # Written by orch-provision; change orch.yaml instead.
+        node-name: s1
+        node-ip: "192.168.56.11"
+        flannel-iface: eth1
+        advertise-address: "192.168.56.11"
+        tls-san:
+        - "192.168.56.11"
+        write-kubeconfig-mode: "0600"
+        server: https://192.168.56.10:6443
+        token-file: /var/lib/orch/join-token
+        "#);
+        let config = servers_config(0);
+        let first = render_config(&config, "eth1", &Place::Founder).unwrap();
+        assert!(first.ends_with("cluster-init: true\n"), "{first}");
+        let mut config = server_config();
+        config.k3s.etcd = true;
+        let only = render_config(&config, "eth1", &Place::Founder).unwrap();
+        assert!(only.ends_with("cluster-init: true\n"), "{only}");
+        config
+            .k3s
+            .config
+            .insert("cluster-init".to_owned(), json!(false));
+        let error = render_config(&config, "eth1", &Place::Founder).unwrap_err();
+        assert!(error.to_string().contains("k3s.etcd"), "{error}");
+    }
 
     #[test]
     fn a_server() {
@@ -149,7 +207,7 @@ mod tests {
             .k3s
             .config
             .insert("cluster-init".to_owned(), json!(true));
-        insta::assert_snapshot!(render_config(&config, "eth1").unwrap(), @r#"
+        insta::assert_snapshot!(render_config(&config, "eth1", &Place::Founder).unwrap(), @r#"
         # Written by orch-provision; change orch.yaml instead.
         node-name: master
         node-ip: "192.168.56.10"
@@ -171,7 +229,7 @@ mod tests {
     #[test]
     fn an_agent() {
         let config = agent_config();
-        insta::assert_snapshot!(render_config(&config, "eth1").unwrap(), @r#"
+        insta::assert_snapshot!(render_config(&config, "eth1", &joined()).unwrap(), @r#"
         # Written by orch-provision; change orch.yaml instead.
         node-name: agent
         node-ip: "192.168.56.11"
@@ -218,7 +276,9 @@ mod tests {
         ] {
             let mut config = server_config();
             config.k3s.config.insert(key.to_owned(), json!("x"));
-            let error = render_config(&config, "eth1").unwrap_err().to_string();
+            let error = render_config(&config, "eth1", &Place::Founder)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(expected), "{error}");
         }
     }

@@ -7,9 +7,9 @@ use orch_contract::Role;
 
 /// Keys that orch writes itself, and the configuration field that sets each.
 pub(crate) const OWNED: [(&str, &str); 13] = [
-    ("server", "server.address"),
-    ("token", "nothing: agents join over SSH"),
-    ("token-file", "nothing: agents join over SSH"),
+    ("server", "servers"),
+    ("token", "nothing: nodes join over SSH"),
+    ("token-file", "nothing: nodes join over SSH"),
     ("agent-token", "nothing: agents join over SSH"),
     ("agent-token-file", "nothing: agents join over SSH"),
     ("data-dir", "nothing: it stays K3s's default"),

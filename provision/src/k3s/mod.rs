@@ -3,6 +3,7 @@
 //! Pure: everything here turns values into values. The facts are K3s's documentation and source.
 
 pub(crate) mod config;
+pub(crate) mod datastore;
 pub(crate) mod flags;
 pub(crate) mod journal;
 pub(crate) mod paths;

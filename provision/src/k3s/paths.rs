@@ -33,5 +33,9 @@ pub(crate) const UNIT_DIRECTORIES: [&str; 3] = [
 pub(crate) const NODE_PASSWORD: &str = "/etc/rancher/node/password";
 /// containerd's own log; the journal has only K3s's.
 pub(crate) const CONTAINERD_LOG: &str = "/var/lib/rancher/k3s/agent/containerd/containerd.log";
-/// Where an agent's token lies, 0600; orch's choice, named in config.yaml.
-pub(crate) const AGENT_TOKEN: &str = "/var/lib/orch/join-token";
+/// The server's own folder: credentials, certificates and the datastore.
+pub(crate) const SERVER_DATA: &str = "/var/lib/rancher/k3s/server";
+/// The token with which servers join, and with which K3s encrypts its bootstrap data; K3s makes it.
+pub(crate) const SERVER_TOKEN: &str = "/var/lib/rancher/k3s/server/token";
+/// Where the token lies with which this node joined, 0600; orch's choice, named in config.yaml.
+pub(crate) const JOIN_TOKEN: &str = "/var/lib/orch/join-token";

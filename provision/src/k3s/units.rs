@@ -86,7 +86,7 @@ pub(crate) fn join_unit(config: &Path) -> String {
         "\
 # Written by orch-provision.
 [Unit]
-Description=orch join service: grants agents of this cluster a short-lived K3s token over SSH
+Description=orch join service: grants nodes of this cluster a K3s token over SSH
 Wants=network-online.target
 After=network-online.target
 

@@ -52,7 +52,7 @@ fn candidates() -> Vec<String> {
             EXPORTS,
             "/etc/modules-load.d/orch.conf",
             "/etc/sysctl.d/90-orch.conf",
-            paths::AGENT_TOKEN,
+            paths::JOIN_TOKEN,
             node_paths::APPLIED,
             node_paths::CACHE,
             paths::BINARY,

@@ -19,6 +19,8 @@ use crate::system::{CommandError, FileError, Invocation};
 
 /// K3s, its images and a little room to run.
 const REQUIRED_FREE_BYTES: u64 = 2 << 30;
+/// For clients and for the other members.
+const ETCD_PORTS: [u16; 2] = [2379, 2380];
 const KUBELET_PORT: u16 = 10250;
 /// A clock before this day was never set; certificates would be from the future.
 const EARLIEST_PLAUSIBLE_SECOND: i64 = 1_735_689_600;
@@ -156,11 +158,12 @@ impl CheckHost<'_> {
         let config = self.context.config;
         let mut wanted = vec![(KUBELET_PORT, "stop it: the kubelet needs this port")];
         if config.node.role == Role::Server {
-            wanted.push((config.server.api_port, "stop it, or change server.api_port"));
-            wanted.push((
-                config.server.join_port,
-                "stop it, or change server.join_port",
-            ));
+            let own = config.own_server();
+            wanted.push((own.api_port, "stop it, or change this server's api_port"));
+            wanted.push((own.join_port, "stop it, or change this server's join_port"));
+            if config.uses_etcd() {
+                wanted.extend(ETCD_PORTS.map(|port| (port, "stop it: etcd needs this port")));
+            }
         }
         let invocation = Invocation::new("ss", ["-H", "-l", "-t", "-n", "-p"]);
         let shown = self

@@ -1,6 +1,6 @@
 //! The directory that every node shares.
 //!
-//! Over NFS, the server mounts its own export as the agents do: a lock that one node takes with flock(2) excludes the others
+//! Over NFS, the first server mounts its own export as the agents do: a lock that one node takes with flock(2) excludes the others
 //! only if all of them take it through the NFS server.
 
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use orch_contract::{Action, Change, ExitCode, Role, StorageKind, Subject, node_paths};
+use orch_contract::{Action, Change, ExitCode, NodeConfig, StorageKind, Subject, node_paths};
 use orch_runner::{
     Check, ExitCoded, Probe, Step, StepFailure, StepReport, Wait, WaitError, error_chain,
 };
@@ -16,7 +16,7 @@ use orch_runner::{
 use super::Context;
 use crate::desired::DesiredFiles;
 use crate::host::mounts::{mount_at, parse_mounts};
-use crate::k3s::units::unit_path;
+use crate::k3s::units::{unit_name, unit_path};
 use crate::system::{CommandError, FileError, Invocation};
 
 const EXPORTS: &str = "/etc/exports.d/orch.exports";
@@ -80,7 +80,7 @@ impl MountStorage<'_> {
     }
 
     fn remote(&self) -> String {
-        let host = match self.context.config.server.address {
+        let host = match self.context.config.servers.first.address {
             std::net::IpAddr::V4(address) => address.to_string(),
             std::net::IpAddr::V6(address) => format!("[{address}]"),
         };
@@ -94,7 +94,7 @@ impl MountStorage<'_> {
         if config.storage.kind != StorageKind::Nfs {
             return desired;
         }
-        if config.node.role == Role::Server {
+        if config.is_first_server() {
             let mut line = node_paths::EXPORTED.to_owned();
             for client in &config.storage.clients {
                 // Databases change the owner of their directories, which root must be able to do.
@@ -105,7 +105,7 @@ impl MountStorage<'_> {
         }
         desired.add(
             unit_path(&mount_unit_name(self.path())),
-            mount_unit(&self.remote(), self.path(), config.node.role),
+            mount_unit(&self.remote(), self.path(), config),
             0o644,
         );
         desired
@@ -147,7 +147,7 @@ impl MountStorage<'_> {
                 }
             }
         }
-        if config.node.role == Role::Server {
+        if config.is_first_server() {
             if !system.files.exists(Path::new(node_paths::EXPORTED))? {
                 needed.push(Change::new(
                     Subject::Directory,
@@ -175,8 +175,7 @@ impl MountStorage<'_> {
     fn missing_packages(&self) -> Result<Vec<Change>, FileError> {
         let mut missing = Vec::new();
         for (program, package) in [("exportfs", NFS_SERVER), ("mount.nfs4", NFS_CLIENT)] {
-            let is_wanted =
-                program == "mount.nfs4" || self.context.config.node.role == Role::Server;
+            let is_wanted = program == "mount.nfs4" || self.context.config.is_first_server();
             if is_wanted && !self.has_program(program)? {
                 missing.push(Change::new(
                     Subject::Package,
@@ -335,7 +334,7 @@ impl Step for MountStorage<'_> {
     }
 
     async fn apply(&self, report: &StepReport<'_>) -> Result<(), StepFailure> {
-        if self.context.config.node.role == Role::Server {
+        if self.context.config.is_first_server() {
             self.export().await?;
         }
         self.mount(report).await?;
@@ -365,12 +364,14 @@ pub(crate) fn mount_unit_name(path: &Path) -> String {
 }
 
 /// Hard and synchronous: a database must see its write fail or arrive, never be forgotten.
-fn mount_unit(remote: &str, path: &Path, role: Role) -> String {
-    let order = match role {
-        Role::Server => format!(
-            "After=network-online.target {NFS_SERVER_UNIT}\nRequires={NFS_SERVER_UNIT}\nBefore=k3s.service"
-        ),
-        Role::Agent => "After=network-online.target\nBefore=k3s-agent.service".to_owned(),
+fn mount_unit(remote: &str, path: &Path, config: &NodeConfig) -> String {
+    let unit = unit_name(config.node.role);
+    let order = if config.is_first_server() {
+        format!(
+            "After=network-online.target {NFS_SERVER_UNIT}\nRequires={NFS_SERVER_UNIT}\nBefore={unit}"
+        )
+    } else {
+        format!("After=network-online.target\nBefore={unit}")
     };
     format!(
         "\

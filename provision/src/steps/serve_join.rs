@@ -1,6 +1,6 @@
-//! Installs and starts the join service on the server.
+//! Installs and starts the join service on a server.
 //!
-//! It runs before K3s is up and answers "not ready" until then, so that agents that are
+//! It runs before K3s is up and answers "not ready" until then, so that nodes that are
 //! provisioned at the same time lose no time.
 
 use std::path::{Path, PathBuf};
@@ -170,8 +170,8 @@ impl Step for ServeJoin<'_> {
 
     fn title(&self) -> String {
         format!(
-            "Let agents join at port {}",
-            self.context.config.server.join_port
+            "Let nodes join at port {}",
+            self.context.config.own_server().join_port
         )
     }
 

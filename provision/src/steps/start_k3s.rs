@@ -61,7 +61,8 @@ pub(crate) struct StartK3s<'a> {
     inputs: Inputs,
     /// Inputs that an earlier step has put right: what runs may have read something else.
     changed: Vec<String>,
-    membership: Membership,
+    /// It holds a token that K3s has not used yet.
+    is_new: bool,
 }
 
 impl<'a> StartK3s<'a> {
@@ -70,7 +71,7 @@ impl<'a> StartK3s<'a> {
         context: Context<'a>,
         installed: &InstalledK3s,
         files: impl IntoIterator<Item = Prepared>,
-        membership: Membership,
+        membership: &Membership,
     ) -> Self {
         let (mut inputs, mut changed) = (Inputs::new(), Vec::new());
         for prepared in files {
@@ -85,7 +86,7 @@ impl<'a> StartK3s<'a> {
             context,
             inputs,
             changed,
-            membership,
+            is_new: membership.is_new,
         }
     }
 
@@ -97,7 +98,7 @@ impl<'a> StartK3s<'a> {
     fn restart_reason(&self, state: &UnitState) -> Result<Option<String>, StartError> {
         let files = self.context.system.files;
         let applied = Applied::load(files)?;
-        if self.membership == Membership::New {
+        if self.is_new {
             return Ok(Some("has a new join token".to_owned()));
         }
         let Some(mut changed) = applied.changed(self.unit(), &self.inputs) else {
@@ -295,14 +296,17 @@ mod tests {
         config: &NodeConfig,
         binary: &str,
         file: &str,
-        membership: Membership,
+        is_new: bool,
     ) -> Result<Vec<String>, StepFailure> {
         let recorder = Recorder::default();
         let step = StartK3s::new(
             machine.context(config),
             &installed(binary),
             [files(file)],
-            membership,
+            &Membership {
+                is_new,
+                ..Membership::FOUNDER
+            },
         );
         Runner::new(&recorder, false).run(&step).await?;
         Ok(machine.services.take_done())
@@ -312,7 +316,7 @@ mod tests {
     async fn it_is_restarted_only_when_an_input_changed() {
         let machine = Machine::fit();
         let config = server_config();
-        let old = Membership::Old;
+        let old = false;
         assert_eq!(
             run(&machine, &config, "b1", "c1", old).await.unwrap(),
             ["enable k3s.service", "restart k3s.service"]
@@ -341,13 +345,9 @@ mod tests {
     async fn a_new_token_restarts_an_agent() {
         let machine = Machine::fit();
         let config = agent_config();
-        run(&machine, &config, "b", "c", Membership::New)
-            .await
-            .unwrap();
+        run(&machine, &config, "b", "c", true).await.unwrap();
         assert_eq!(
-            run(&machine, &config, "b", "c", Membership::New)
-                .await
-                .unwrap(),
+            run(&machine, &config, "b", "c", true).await.unwrap(),
             ["restart k3s-agent.service"]
         );
     }
@@ -362,13 +362,9 @@ mod tests {
             sub: "start".to_owned(),
             ..UnitState::default()
         });
-        run(&machine, &config, "b", "c", Membership::Old)
-            .await
-            .unwrap_err();
+        run(&machine, &config, "b", "c", false).await.unwrap_err();
         machine.services.take_done();
-        run(&machine, &config, "b", "c", Membership::Old)
-            .await
-            .unwrap_err();
+        run(&machine, &config, "b", "c", false).await.unwrap_err();
         assert!(machine.services.take_done().is_empty());
     }
 
@@ -384,9 +380,7 @@ mod tests {
         *machine.services.journal.lock().unwrap() = vec![
             "level=info msg=\"Waiting to retrieve agent configuration; server is not ready: Node password rejected\"".to_owned(),
         ];
-        let failure = run(&machine, &config, "b", "c", Membership::Old)
-            .await
-            .unwrap_err();
+        let failure = run(&machine, &config, "b", "c", false).await.unwrap_err();
         assert_eq!(failure.exit_code, ExitCode::Start);
         let message = error_chain(failure.error()).join(": ");
         assert!(message.contains("another password"), "{message}");
@@ -405,9 +399,7 @@ mod tests {
         });
         *machine.services.journal.lock().unwrap() =
             vec!["level=fatal msg=\"something new\"".to_owned()];
-        let failure = run(&machine, &config, "b", "c", Membership::Old)
-            .await
-            .unwrap_err();
+        let failure = run(&machine, &config, "b", "c", false).await.unwrap_err();
         assert!(failure.error().to_string().contains("something new"));
     }
 }

@@ -10,7 +10,7 @@ use super::{Context, HostFacts};
 use crate::applied::{Applied, Prepared};
 use crate::desired::{DesiredFiles, MARKER};
 use crate::difference::View;
-use crate::k3s::config::{ConfigYamlError, render_config, render_registration};
+use crate::k3s::config::{ConfigYamlError, Place, render_config, render_registration};
 use crate::k3s::flags;
 use crate::k3s::registries::{RegistriesError, render_registries};
 use crate::k3s::release::minor;
@@ -56,13 +56,17 @@ pub(crate) struct WriteConfig<'a> {
 
 impl<'a> WriteConfig<'a> {
     /// Plans the files; nothing is written yet.
-    pub(crate) fn plan(context: Context<'a>, host: &HostFacts) -> Result<Self, WriteConfigError> {
+    pub(crate) fn plan(
+        context: Context<'a>,
+        host: &HostFacts,
+        place: &Place,
+    ) -> Result<Self, WriteConfigError> {
         let mut desired = DesiredFiles::default();
         let config = context.config;
         // Both may hold credentials.
         desired.add_viewed(
             paths::CONFIG,
-            render_config(config, &host.interface)?,
+            render_config(config, &host.interface, place)?,
             0o600,
             View::Yaml(|path| path.first().is_some_and(|key| flags::is_public(key))),
         );
@@ -247,7 +251,7 @@ mod tests {
             .mirrors
             .insert("docker.io".to_owned(), mirror);
         assert_eq!(config.node.role, Role::Agent);
-        let step = WriteConfig::plan(machine.context(&config), &host()).unwrap();
+        let step = WriteConfig::plan(machine.context(&config), &host(), &Place::Founder).unwrap();
         let recorder = Recorder::default();
         let mut runner = Runner::new(&recorder, false);
         let first = runner.run(&step).await.unwrap();
@@ -266,11 +270,11 @@ mod tests {
         let mut config = agent_config();
         let recorder = Recorder::default();
         let mut runner = Runner::new(&recorder, false);
-        let step = WriteConfig::plan(machine.context(&config), &host()).unwrap();
+        let step = WriteConfig::plan(machine.context(&config), &host(), &Place::Founder).unwrap();
         let before = runner.run(&step).await.unwrap();
         let labels = &mut config.node.labels;
         labels.insert("disk".to_owned(), "ssd".to_owned());
-        let step = WriteConfig::plan(machine.context(&config), &host()).unwrap();
+        let step = WriteConfig::plan(machine.context(&config), &host(), &Place::Founder).unwrap();
         machine.files.take_writes();
         let after = runner.run(&step).await.unwrap();
         assert_eq!(
@@ -279,7 +283,7 @@ mod tests {
         );
         assert_eq!((after.inputs, after.changed), (before.inputs, Vec::new()));
         config.node.labels.clear();
-        let step = WriteConfig::plan(machine.context(&config), &host()).unwrap();
+        let step = WriteConfig::plan(machine.context(&config), &host(), &Place::Founder).unwrap();
         runner.run(&step).await.unwrap();
         assert_eq!(machine.files.text(paths::CONFIG_REGISTER), None);
     }
@@ -294,13 +298,13 @@ mod tests {
             0o444,
         );
         let config = server_config();
-        let step = WriteConfig::plan(machine.context(&config), &host()).unwrap();
+        let step = WriteConfig::plan(machine.context(&config), &host(), &Place::Founder).unwrap();
         let digests = step.planned().inputs;
         assert!(digests.contains_key(CONTAINERD_EXTRA));
         machine
             .files
             .put("/proc/self/status", "CapBnd:\t000001ffffffffff\n", 0o444);
-        let step = WriteConfig::plan(machine.context(&config), &host()).unwrap();
+        let step = WriteConfig::plan(machine.context(&config), &host(), &Place::Founder).unwrap();
         assert!(!step.planned().inputs.contains_key(CONTAINERD_EXTRA));
     }
 }

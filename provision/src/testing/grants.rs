@@ -1,29 +1,38 @@
-//! A real join service on the loopback interface that grants everything and counts.
+//! A real join service on the loopback interface that grants everything, or refuses everything, and counts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
-use orch_contract::{ClusterKeys, JOIN_SCHEMA, JoinGrant, JoinResponse, JoinToken, NodeName};
+use orch_contract::{
+    ClusterKeys, JOIN_SCHEMA, JoinGrant, JoinRefusal, JoinResponse, JoinToken, RefusalReason,
+};
 use orch_ssh::keys::read_private_key;
 use orch_ssh::server::{Audit, AuditEvent, FactsSource, Grantor, JoinService, KeySource, Limits};
-use orch_ssh::{AuthorizedKeys, PrivateKey};
+use orch_ssh::{AuthorizedKeys, Member, PrivateKey};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-struct Granting(Arc<AtomicU32>);
+struct Granting {
+    granted: Arc<AtomicU32>,
+    refusal: Option<RefusalReason>,
+}
 
 #[async_trait]
 impl Grantor for Granting {
-    async fn grant(&self, node: &NodeName) -> JoinResponse {
-        self.0.fetch_add(1, Ordering::SeqCst);
+    async fn grant(&self, member: &Member) -> JoinResponse {
+        if let Some(reason) = self.refusal {
+            return JoinResponse::Refused(JoinRefusal::new(reason, "not here"));
+        }
+        self.granted.fetch_add(1, Ordering::SeqCst);
         JoinResponse::Granted(JoinGrant {
             schema: JOIN_SCHEMA,
-            node: node.clone(),
+            node: member.name.clone(),
             server_url: "https://127.0.0.1:6443".to_owned(),
             token: JoinToken::parse("K10abc::id.topsecret").unwrap(),
-            expires_at: Timestamp::now() + SignedDuration::from_secs(600),
+            role: member.role,
+            expires_at: Some(Timestamp::now() + SignedDuration::from_secs(600)),
         })
     }
 }
@@ -64,11 +73,23 @@ pub(crate) struct Grants {
 
 impl Grants {
     pub(crate) async fn serve(layout: &ClusterKeys) -> Self {
+        Self::answering(layout, None).await
+    }
+
+    /// Refuses everybody.
+    pub(crate) async fn refusing(layout: &ClusterKeys, reason: RefusalReason) -> Self {
+        Self::answering(layout, Some(reason)).await
+    }
+
+    async fn answering(layout: &ClusterKeys, refusal: Option<RefusalReason>) -> Self {
         let granted = Arc::new(AtomicU32::new(0));
         let authorized = std::fs::read_to_string(layout.authorized_keys()).unwrap();
         let service = JoinService::new(
             Limits::default(),
-            Arc::new(Granting(Arc::clone(&granted))),
+            Arc::new(Granting {
+                granted: Arc::clone(&granted),
+                refusal,
+            }),
             Arc::new(NoFacts),
             Arc::new(Keys(
                 read_private_key(&layout.host_key()).unwrap(),

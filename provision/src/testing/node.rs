@@ -8,15 +8,16 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use orch_contract::{
-    Change, ClusterKeys, Event, Mirror, NodeConfig, Outcome, Role, StorageKind, VolumeDirectory,
-    node_paths,
+    Change, ClusterKeys, Event, Mirror, NodeConfig, Outcome, Role, Servers, StorageKind,
+    VolumeDirectory, node_paths,
 };
 use orch_runner::{Recorder, Reporter, StepFailure};
-use orch_ssh::keys::ensure_cluster_keys;
+use orch_ssh::keys::{Roster, ensure_cluster_keys};
 
 use super::grants::Grants;
-use super::{Machine, agent_config, server_config};
+use super::{Machine, agent_config, server_config, servers_config};
 use crate::commands::up::Up;
+use crate::k3s::datastore::Datastore;
 use crate::k3s::paths;
 use crate::k3s::units::{JOIN_UNIT, environment_path, unit_name, unit_path};
 use crate::steps::Context;
@@ -25,6 +26,10 @@ use crate::system::{
 };
 
 const MAIN_PROCESS: u32 = 77;
+/// Where K3s keeps the state.
+pub(crate) const SQLITE: &str = "/var/lib/rancher/k3s/server/db/state.db";
+pub(crate) const ETCD: &str = "/var/lib/rancher/k3s/server/db/etcd/member";
+const SERVER_TOKEN: &str = "K10abc::server:topsecret";
 const IMAGES: &str = "k3s-airgap-images-amd64.tar.zst";
 
 /// A unit as systemd knows it.
@@ -46,6 +51,8 @@ pub(crate) struct Node {
     owners: Mutex<BTreeMap<String, String>>,
     done: Mutex<Vec<String>>,
     grants: Option<Grants>,
+    /// What the host says of the cluster.
+    pub(crate) is_new_cluster: bool,
     keys: tempfile::TempDir,
 }
 
@@ -112,8 +119,40 @@ impl Node {
             owners: Mutex::default(),
             done: Mutex::default(),
             grants: None,
+            is_new_cluster: false,
             keys,
         }
+    }
+
+    /// An empty machine that is a server of three, and whom it asks at the ports.
+    pub(crate) fn one_of_three(index: usize, ports: [u16; 3]) -> Self {
+        let mut node = Self::new(Role::Server);
+        let address = node.config.node.address;
+        let mut config = servers_config(index);
+        let name = config.node.name.clone();
+        let layout = ClusterKeys::new(node.keys.path());
+        let roster = Roster {
+            nodes: std::slice::from_ref(&name),
+            servers: std::slice::from_ref(&name),
+        };
+        ensure_cluster_keys(&layout, roster).unwrap();
+        config.node.address = address;
+        config.join = orch_contract::Join {
+            client_key: layout.client_key(&name),
+            ..node.config.join.clone()
+        };
+        let Servers { first, others } = &mut config.servers;
+        for (server, port) in std::iter::once(first).chain(others).zip(ports) {
+            server.address = std::net::Ipv4Addr::LOCALHOST.into();
+            server.join_port = port;
+        }
+        node.config = config;
+        node
+    }
+
+    /// Its keys, with which it asks and is known.
+    pub(crate) fn layout(&self) -> ClusterKeys {
+        ClusterKeys::new(self.keys.path())
     }
 
     /// An empty machine on which every step has something to do: storage over NFS, volumes, registries, images, and for an
@@ -122,8 +161,8 @@ impl Node {
         let mut node = Self::new(role);
         if role == Role::Agent {
             let grants = Grants::serve(&ClusterKeys::new(node.keys.path())).await;
-            node.config.server.address = std::net::Ipv4Addr::LOCALHOST.into();
-            node.config.server.join_port = grants.port;
+            node.config.servers.first.address = std::net::Ipv4Addr::LOCALHOST.into();
+            node.config.servers.first.join_port = grants.port;
             node.grants = Some(grants);
         }
         node.config.storage.kind = StorageKind::Nfs;
@@ -182,13 +221,28 @@ impl Node {
     /// What an agent has once it has joined: its token, and what K3s made with it.
     pub(crate) fn join(&self) {
         let files = &self.machine.files;
-        files.put(paths::AGENT_TOKEN, "K10abc::id.topsecret", 0o600);
+        files.put(paths::JOIN_TOKEN, "K10abc::id.topsecret", 0o600);
         files.put(
             paths::KUBELET_KUBECONFIG,
             "users:\n- name: default\n  user:\n    client-certificate: /data/client-kubelet.crt\n",
             0o600,
         );
         files.put("/data/client-kubelet.crt", "cert", 0o600);
+    }
+
+    /// What K3s makes of its settings where a server has no data, and of SQLite's data where it is to use etcd.
+    fn keep_data(&self) {
+        let files = &self.machine.files;
+        let config = files.text(paths::CONFIG).unwrap_or_default();
+        let uses_etcd = config.contains("cluster-init: true") || config.contains("\nserver: ");
+        let was = Datastore::of(files).unwrap();
+        if was != Datastore::Etcd && uses_etcd {
+            files.remove(Path::new(SQLITE)).unwrap();
+            files.put(ETCD, "", 0o600);
+        } else if was == Datastore::None {
+            files.put(SQLITE, "", 0o600);
+        }
+        files.put(paths::SERVER_TOKEN, SERVER_TOKEN, 0o600);
     }
 
     pub(crate) fn unit(&self) -> &'static str {
@@ -264,6 +318,7 @@ impl Node {
             program: PathBuf::from("/opt/orch-provision"),
             config_path: node_paths::NODE_CONFIG.into(),
             is_root: true,
+            is_new_cluster: self.is_new_cluster,
         };
         up.run(reporter, dry_run).await
     }
@@ -319,7 +374,7 @@ impl Commands for Node {
                 files.put("/usr/sbin/mount.nfs4", "", 0o755);
             }
             ("systemctl", ["enable", "--now", unit]) if unit.ends_with(".mount") => {
-                let host = self.config.server.address;
+                let host = self.config.servers.first.address;
                 let mount = format!(
                     "37 35 0:50 / /var/lib/orch/volumes rw - nfs4 {host}:/var/lib/orch/exported rw\n"
                 );
@@ -400,8 +455,9 @@ impl Services for Node {
                 r#"{"plugins":[{"type":"bridge"}]}"#,
                 0o600,
             );
-            if self.config.node.role == Role::Agent {
-                self.join();
+            match self.config.node.role {
+                Role::Agent => self.join(),
+                Role::Server => self.keep_data(),
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use orch_contract::{NameError, NodeName};
+use orch_contract::{NameError, NodeName, Role};
 use russh::keys::{Algorithm, PublicKey};
 
 /// Lines beyond this many bytes or this count are a mistake, not a cluster.
@@ -11,10 +11,20 @@ const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// The comment of the operator's key; no node has this name.
 pub(crate) const OPERATOR_COMMENT: &str = "operator:host";
 
+/// What stands before a server's name.
+const SERVER_PREFIX: &str = "server:";
+
+/// A node, and as what it may join: the host decided both when it wrote the list.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Member {
+    pub name: NodeName,
+    pub role: Role,
+}
+
 /// Whom a key stands for, and so what it may ask: a node joins, the operator looks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Principal {
-    Node(NodeName),
+    Node(Member),
     Operator,
 }
 
@@ -23,21 +33,29 @@ impl Principal {
         if comment == OPERATOR_COMMENT {
             return Ok(Principal::Operator);
         }
-        comment.parse().map(Principal::Node)
+        let (role, name) = match comment.strip_prefix(SERVER_PREFIX) {
+            Some(name) => (Role::Server, name),
+            None => (Role::Agent, comment),
+        };
+        let name = name.parse()?;
+        Ok(Principal::Node(Member { name, role }))
     }
 }
 
-/// As it is written after the key.
+/// As it is written after the key. No node's name has a colon.
 impl fmt::Display for Principal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Principal::Node(node) => formatter.write_str(node.as_str()),
+            Principal::Node(Member { name, role }) => match role {
+                Role::Server => write!(formatter, "{SERVER_PREFIX}{name}"),
+                Role::Agent => formatter.write_str(name.as_str()),
+            },
             Principal::Operator => formatter.write_str(OPERATOR_COMMENT),
         }
     }
 }
 
-/// A file in OpenSSH's authorized_keys format whose comments are node names, or the operator's.
+/// A file in OpenSSH's authorized_keys format whose comments are nodes' names, `server:` before a server's, or the operator's.
 #[derive(Debug, Clone, Default)]
 pub struct AuthorizedKeys {
     entries: Vec<(PublicKey, Principal)>,
@@ -55,7 +73,9 @@ pub enum AuthorizedKeysError {
     },
     #[error("line {line} is not an ed25519 key without options")]
     Kind { line: usize },
-    #[error("line {line}: the comment must be the node's name, or {OPERATOR_COMMENT}")]
+    #[error(
+        "line {line}: the comment must be the node's name, {SERVER_PREFIX} before it for a server, or {OPERATOR_COMMENT}"
+    )]
     Name { line: usize, source: NameError },
     #[error("line {line}: the key of {first} is there again for {second}")]
     Duplicate {
@@ -126,7 +146,7 @@ impl AuthorizedKeys {
     /// The node that a key belongs to.
     pub fn node_of(&self, key: &PublicKey) -> Option<&NodeName> {
         match self.principal_of(key)? {
-            Principal::Node(node) => Some(node),
+            Principal::Node(member) => Some(&member.name),
             Principal::Operator => None,
         }
     }
@@ -173,6 +193,21 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_what_the_list_calls_one() {
+        let role_of = |comment: &str| {
+            let (key, text) = line(comment);
+            let keys = AuthorizedKeys::parse(&text).unwrap();
+            match keys.principal_of(&key).unwrap() {
+                Principal::Node(member) => (member.name.to_string(), member.role),
+                Principal::Operator => panic!("{comment}"),
+            }
+        };
+        assert_eq!(role_of("server:b"), ("b".to_owned(), Role::Server));
+        // A node may be called so, and is no server for it.
+        assert_eq!(role_of("server"), ("server".to_owned(), Role::Agent));
+    }
+
+    #[test]
     fn one_bad_line_refuses_the_file() {
         let (_, good) = line("agent");
         for bad in [
@@ -182,6 +217,8 @@ mod tests {
             &line("agent").1.replace(" agent", " Not A Name"),
             &line("agent").1.replace(" agent", ""),
             &line("agent").1.replace(" agent", " operator:else"),
+            &line("agent").1.replace(" agent", " server:"),
+            &line("agent").1.replace(" agent", " server:server:x"),
             &good,
         ] {
             let error = AuthorizedKeys::parse(&format!("{good}{bad}")).unwrap_err();

@@ -88,12 +88,39 @@ impl JoinError {
         }
     }
 
+    /// Whether a cluster's own server said so: asking another of its servers would not help.
+    pub fn is_for_all_servers(&self) -> bool {
+        let JoinError::Refused { reason, .. } = self else {
+            return false;
+        };
+        matches!(reason, RefusalReason::InTurn | RefusalReason::RateLimited)
+    }
+
+    /// Whether the service answered that there is no cluster behind it.
+    pub fn is_no_cluster(&self) -> bool {
+        let JoinError::Refused { reason, .. } = self else {
+            return false;
+        };
+        *reason == RefusalReason::NoCluster
+    }
+
+    /// Whether nobody can say what stands behind the address.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, JoinError::Connect { .. } | JoinError::Silent { .. })
+    }
+
     /// Whether asking again may help, because the server may still be starting.
     pub fn is_transient(&self) -> bool {
         match self {
             JoinError::Connect { .. } | JoinError::Silent { .. } | JoinError::Broken { .. } => true,
             JoinError::Refused { reason, .. } => {
-                matches!(reason, RefusalReason::NotReady | RefusalReason::RateLimited)
+                matches!(
+                    reason,
+                    RefusalReason::NotReady
+                        | RefusalReason::RateLimited
+                        | RefusalReason::NoCluster
+                        | RefusalReason::InTurn
+                )
             }
             JoinError::HostKey { .. }
             | JoinError::KeyRejected { .. }

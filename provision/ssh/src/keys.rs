@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use russh::keys::{Algorithm, PrivateKey, PublicKey};
 
-pub use self::cluster::{EnsuredKeys, ensure_cluster_keys};
+pub use self::cluster::{EnsuredKeys, Roster, ensure_cluster_keys};
 pub use self::rotate::{Rotation, Stage, advance_rotation, begin_rotation, read_rotation};
 
 /// Private keys are this long at most; anything longer is not one.

@@ -11,5 +11,5 @@ mod deadline;
 pub mod keys;
 pub mod server;
 
-pub use authorized::{AuthorizedKeys, Principal};
+pub use authorized::{AuthorizedKeys, Member, Principal};
 pub use russh::keys::{PrivateKey, PublicKey};

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use orch_contract::{JoinResponse, MAX_REQUEST_BYTES, NodeName};
+use orch_contract::{JoinResponse, MAX_REQUEST_BYTES};
 use russh::keys::PrivateKey;
 use russh::server::Config;
 use russh::{MethodKind, MethodSet};
@@ -32,7 +32,7 @@ use self::slots::Slots;
 pub use self::throttle::Rate;
 use self::throttle::Throttle;
 use crate::deadline::{Deadline, LimitedStream};
-use crate::{AuthorizedKeys, Principal, algorithms};
+use crate::{AuthorizedKeys, Member, Principal, algorithms};
 
 /// Networks whose failures, and keys' owners whose requests, are remembered at most.
 const MAX_REMEMBERED: usize = 4096;
@@ -87,8 +87,8 @@ impl Default for Limits {
 /// Answers an authenticated request, usually by minting a token.
 #[async_trait]
 pub trait Grantor: Send + Sync + 'static {
-    /// `node` comes from the key, not from the request.
-    async fn grant(&self, node: &NodeName) -> JoinResponse;
+    /// `member` comes from the list of keys, not from the request.
+    async fn grant(&self, member: &Member) -> JoinResponse;
 }
 
 /// Describes this machine to the operator.

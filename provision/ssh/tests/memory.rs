@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use orch_contract::{ClusterKeys, JOIN_USER, JoinResponse, NodeName};
 use orch_ssh::keys::{ensure_cluster_keys, read_private_key};
 use orch_ssh::server::{Audit, AuditEvent, FactsSource, Grantor, JoinService, KeySource, Limits};
-use orch_ssh::{AuthorizedKeys, PrivateKey};
+use orch_ssh::{AuthorizedKeys, Member, PrivateKey};
 use russh::client;
 use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 
@@ -231,7 +231,7 @@ struct Nobody;
 
 #[async_trait]
 impl Grantor for Nobody {
-    async fn grant(&self, _: &NodeName) -> JoinResponse {
+    async fn grant(&self, _: &Member) -> JoinResponse {
         panic!("nobody asks for a token here")
     }
 }

@@ -7,5 +7,6 @@ mod facts;
 mod limits;
 mod openssh;
 mod real_cluster;
+mod servers;
 mod support;
 mod tokens;

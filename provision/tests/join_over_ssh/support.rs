@@ -14,13 +14,16 @@ use std::time::{Duration, Instant};
 
 use orch_contract::{ClusterKeys, JoinGrant, NodeFacts, NodeName};
 use orch_ssh::client::{JoinError, Server, request_facts, request_join};
-use orch_ssh::keys::{ensure_cluster_keys, read_private_key, read_public_key};
+use orch_ssh::keys::{Roster, ensure_cluster_keys, read_private_key, read_public_key};
 use serde_json::json;
 use tempfile::TempDir;
 
 pub(crate) const PORT: u16 = 6222;
 /// The agents' second address, for peers that are not the node that is looked at.
 pub(crate) const STRANGER: &str = "10.231.7.3";
+/// K3s's folder of the server, below the folder that it sees as /var/lib.
+pub(crate) const SERVER_DATA: &str = "varlib/rancher/k3s/server";
+pub(crate) const SERVER_TOKEN: &str = "K10abc::server:secretofservers\n";
 /// A stand-in for K3s's commands: fresh tokens, a list of those that are out, leases from a file, and
 /// a record of how it was called.
 const K3S: &str = r#"#!/bin/sh
@@ -38,6 +41,7 @@ case "$*" in
       grep -q "^$secret	" tokens || continue
       flock tokens.lock sh -c "grep -v '^$secret	' tokens > tokens.new; mv tokens.new tokens"
     done ;;
+  *'delete node'*) ;;
   *'get secrets'*) cat tokens ;;
   *'get leases'*) cat leases ;;
   *) exit 64 ;;
@@ -57,7 +61,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a server that knows the nodes `agent` and `other`.
+    /// Starts a server that knows the nodes `agent` and `other` and the server `second`, and has a cluster in etcd.
     pub(crate) fn start() -> Self {
         let id = format!(
             "{}x{}",
@@ -66,8 +70,12 @@ impl Cluster {
         );
         let directory = tempfile::tempdir().unwrap();
         let keys = ClusterKeys::new(directory.path().join("keys"));
-        let nodes: [NodeName; 2] = ["agent", "other"].map(|name| name.parse().unwrap());
-        ensure_cluster_keys(&keys, &nodes).unwrap();
+        let nodes: [NodeName; 3] = ["agent", "other", "second"].map(|name| name.parse().unwrap());
+        let roster = Roster {
+            nodes: &nodes,
+            servers: &nodes[2..],
+        };
+        ensure_cluster_keys(&keys, roster).unwrap();
         let mut cluster = Self {
             directory,
             keys,
@@ -106,9 +114,11 @@ impl Cluster {
     }
 
     fn write_files(&self) {
-        for folder in ["bin", "etc/rancher/k3s", "record"] {
+        for folder in ["bin", "etc/rancher/k3s", "record", SERVER_DATA] {
             fs::create_dir_all(self.path(folder)).unwrap();
         }
+        fs::create_dir_all(self.path(SERVER_DATA).join("db/etcd/member")).unwrap();
+        fs::write(self.path(SERVER_DATA).join("token"), SERVER_TOKEN).unwrap();
         for file in ["etc/rancher/k3s/k3s.yaml", "record/tokens", "record/leases"] {
             fs::write(self.path(file), "").unwrap();
         }
@@ -116,10 +126,10 @@ impl Cluster {
         fs::write(self.path("bin/k3s"), script).unwrap();
         fs::set_permissions(self.path("bin/k3s"), fs::Permissions::from_mode(0o755)).unwrap();
         let config = json!({
-            "schema": 1,
+            "schema": 2,
             "cluster": {"name": "test"},
             "node": {"name": "master", "role": "server", "address": self.address},
-            "server": {"address": self.address, "join_port": PORT},
+            "servers": [{"name": "master", "address": self.address, "join_port": PORT}],
             "k3s": {"version": "v1.34.2+k3s1"},
             "join": {
                 "host_key": self.keys.host_key(),
@@ -129,8 +139,8 @@ impl Cluster {
         fs::write(self.path("node.json"), config.to_string()).unwrap();
     }
 
-    /// The service runs with a /usr/local/bin and an /etc of its own, so that it finds the script
-    /// where K3s would be.
+    /// The service runs with a /usr/local/bin, an /etc and a /var/lib of its own, so that it finds the script and K3s's
+    /// data where they would be.
     fn start_service(&mut self) {
         let log = fs::File::options()
             .create(true)
@@ -139,7 +149,7 @@ impl Cluster {
             .unwrap();
         let child = Command::new("ip")
             .args(["netns", "exec", &self.server_namespace, "unshare", "-m", "sh", "-c"])
-            .arg("mount --bind \"$1/bin\" /usr/local/bin && mount --bind \"$1/etc\" /etc && exec \"$2\" serve --config \"$1/node.json\"")
+            .arg("mount --bind \"$1/bin\" /usr/local/bin && mount --bind \"$1/etc\" /etc && mount --bind \"$1/varlib\" /var/lib && exec \"$2\" serve --config \"$1/node.json\"")
             .arg("sh")
             .arg(self.directory.path())
             .arg(env!("CARGO_BIN_EXE_orch-provision"))

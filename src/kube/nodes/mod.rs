@@ -33,6 +33,8 @@ pub const OWNED_LABELS: &str = "orch.dev/labels";
 /// Keys and effects of the taints that orch set, `key:Effect` with commas.
 pub const OWNED_TAINTS: &str = "orch.dev/taints";
 
+/// K3s gives it to its servers.
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 /// On a node whose upgrade has begun.
 const UPGRADING: &str = "orch.dev/upgrading";
 
@@ -158,6 +160,33 @@ pub async fn kubelet_versions(
 /// Names of every registered node.
 pub async fn registered(client: &kube::Client) -> Result<Vec<String>, KubeError> {
     Ok(list(client).await?.into_keys().collect())
+}
+
+/// Servers, each with whether it is Ready.
+pub async fn servers(client: &kube::Client) -> Result<BTreeMap<String, bool>, KubeError> {
+    let is_server = |(name, node): (String, Node)| {
+        let labels = node.metadata.labels.as_ref()?;
+        labels.get(CONTROL_PLANE)?;
+        Some((name, readiness(&node) == READY))
+    };
+    Ok(list(client)
+        .await?
+        .into_iter()
+        .filter_map(is_server)
+        .collect())
+}
+
+/// Waits until the cluster has no such node any more: what K3s does about its end is done then.
+pub async fn wait_gone(
+    client: &kube::Client,
+    name: &str,
+    limit: Duration,
+) -> Result<(), KubeError> {
+    let started = Instant::now();
+    while started.elapsed() < limit && list(client).await?.contains_key(name) {
+        tokio::time::sleep(INTERVAL).await;
+    }
+    Ok(())
 }
 
 async fn list(client: &kube::Client) -> Result<BTreeMap<String, Node>, KubeError> {

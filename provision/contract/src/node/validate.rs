@@ -1,5 +1,6 @@
 //! The rules of a configuration that its types cannot express.
 
+use std::net::IpAddr;
 use std::path::{Component, Path};
 
 use super::{ConfigError, NODE_CONFIG_SCHEMA, NodeConfig, Role, StorageKind};
@@ -7,12 +8,7 @@ use super::{ConfigError, NODE_CONFIG_SCHEMA, NodeConfig, Role, StorageKind};
 impl NodeConfig {
     /// Checks what types cannot say. The host calls it before uploading.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        require(self.schema == NODE_CONFIG_SCHEMA, "schema", || {
-            format!(
-                "{} is not {NODE_CONFIG_SCHEMA}; upload the orch-provision that belongs to this orch",
-                self.schema
-            )
-        })?;
+        schema(self.schema)?;
         require(!self.cluster.name.is_empty(), "cluster.name", || {
             "must not be empty".to_owned()
         })?;
@@ -50,45 +46,50 @@ impl NodeConfig {
     }
 
     fn validate_addresses(&self) -> Result<(), ConfigError> {
-        for (key, address) in [
-            ("node.address", self.node.address),
-            ("server.address", self.server.address),
-        ] {
+        reachable("node.address", self.node.address)?;
+        for (index, server) in self.servers.iter().enumerate() {
+            let key = |field: &str| format!("servers[{index}].{field}");
+            reachable(&key("address"), server.address)?;
+            let mut earlier = self.servers.iter().take(index);
+            let twin =
+                earlier.find(|other| other.name == server.name || other.address == server.address);
+            require(twin.is_none(), &key("name"), || {
+                format!(
+                    "{} has its name or address from another server",
+                    server.name
+                )
+            })?;
             require(
-                !(address.is_loopback() || address.is_unspecified() || address.is_multicast()),
-                key,
-                || format!("{address} is not an address that other nodes can reach"),
+                server.api_port != server.join_port,
+                &key("join_port"),
+                || format!("{} is the API server's port", server.join_port),
             )?;
+            for (field, port) in [
+                ("api_port", server.api_port),
+                ("join_port", server.join_port),
+            ] {
+                require(port != 0, &key(field), || "0 is not a port".to_owned())?;
+            }
         }
+        let name = &self.node.name;
+        let mut servers = self.servers.iter();
         match self.node.role {
             Role::Server => require(
-                self.node.address == self.server.address,
-                "server.address",
+                servers.any(|server| server.name == *name && server.address == self.node.address),
+                "servers",
                 || {
                     format!(
-                        "{} is not node.address ({}): on the server both are the same; further servers are added with K3s's own --server",
-                        self.server.address, self.node.address
+                        "{name} is a server and not among them with its address {}",
+                        self.node.address
                     )
                 },
             ),
             Role::Agent => require(
-                self.node.address != self.server.address,
+                servers.all(|server| server.name != *name && server.address != self.node.address),
                 "node.address",
-                || format!("{} is the server's address", self.node.address),
+                || format!("{name} is an agent and has a server's name or address"),
             ),
-        }?;
-        require(
-            self.server.api_port != self.server.join_port,
-            "server.join_port",
-            || format!("{} is the API server's port", self.server.join_port),
-        )?;
-        for (key, port) in [
-            ("server.api_port", self.server.api_port),
-            ("server.join_port", self.server.join_port),
-        ] {
-            require(port != 0, key, || "0 is not a port".to_owned())?;
         }
-        Ok(())
     }
 
     fn validate_k3s(&self) -> Result<(), ConfigError> {
@@ -103,6 +104,18 @@ impl NodeConfig {
             "k3s.version",
             || format!("{version:?} is not a release such as v1.34.2+k3s1"),
         )?;
+        if self.uses_etcd() {
+            for key in ["datastore-endpoint", "disable-etcd"] {
+                require(
+                    !self.k3s.config.contains_key(key),
+                    &format!("k3s.config.{key}"),
+                    || {
+                        "the servers of this cluster keep their state in embedded etcd; take it out"
+                            .to_owned()
+                    },
+                )?;
+            }
+        }
         for (index, argument) in self.k3s.kubelet_args.iter().enumerate() {
             require(
                 !argument.starts_with('-') && argument.contains('='),
@@ -173,7 +186,7 @@ impl NodeConfig {
         }
         require(
             self.storage.kind != StorageKind::Nfs
-                || self.node.role == Role::Agent
+                || !self.is_first_server()
                 || !self.storage.clients.is_empty(),
             "storage.clients",
             || {
@@ -185,6 +198,23 @@ impl NodeConfig {
         absolute("join.client_key", &self.join.client_key)?;
         absolute("join.known_host", &self.join.known_host)
     }
+}
+
+/// Whether this side knows the schema.
+pub(super) fn schema(schema: u32) -> Result<(), ConfigError> {
+    require(schema == NODE_CONFIG_SCHEMA, "schema", || {
+        format!(
+            "{schema} is not {NODE_CONFIG_SCHEMA}; upload the orch-provision that belongs to this orch"
+        )
+    })
+}
+
+fn reachable(key: &str, address: IpAddr) -> Result<(), ConfigError> {
+    require(
+        !(address.is_loopback() || address.is_unspecified() || address.is_multicast()),
+        key,
+        || format!("{address} is not an address that other nodes can reach"),
+    )
 }
 
 fn require(holds: bool, key: &str, problem: impl FnOnce() -> String) -> Result<(), ConfigError> {

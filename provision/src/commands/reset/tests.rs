@@ -58,7 +58,7 @@ async fn used(role: Role) -> (Node, BTreeSet<PathBuf>) {
     for path in [
         paths::BINARY,
         "/usr/local/bin/.k3s.orch-new",
-        paths::AGENT_TOKEN,
+        paths::JOIN_TOKEN,
     ] {
         let path = temporary(Path::new(path));
         files.put(&path.display().to_string(), "half", 0o600);

@@ -54,6 +54,7 @@ async fn up(machine: &Machine, config: &NodeConfig, dry_run: bool) -> Vec<Event>
         program: "/opt/orch-provision".into(),
         config_path: "/etc/orch/node.json".into(),
         is_root: true,
+        is_new_cluster: false,
     };
     up.run(&recorder, dry_run).await.unwrap();
     recorder.events()
@@ -88,7 +89,7 @@ async fn a_server_comes_up_in_order_and_a_second_run_changes_nothing() {
         Event::StepStarted { step, .. } => Some(step),
         _ => None,
     });
-    assert_eq!(started, SERVER_STEPS);
+    assert_eq!(started, steps(&config));
     assert_eq!(outcome(&events), Outcome::Changed);
     assert!(
         events

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use orch_contract::{ClusterKeys, NodeName};
+use orch_contract::{ClusterKeys, NodeName, Role};
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey, PublicKey};
 
@@ -12,7 +12,7 @@ use super::rotate::{Rotation, Stage, read_rotation};
 use super::store::{Disk, Store};
 use super::{KeyError, read_private_key, read_public_key};
 use crate::AuthorizedKeys;
-use crate::authorized::{OPERATOR_COMMENT, Principal};
+use crate::authorized::{Member, OPERATOR_COMMENT, Principal};
 
 /// What [`ensure_cluster_keys`] did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,25 +21,67 @@ pub struct EnsuredKeys {
     pub changed: Vec<PathBuf>,
 }
 
-/// Makes the files what they must be: creates the keys that are missing, lists exactly `nodes` and the
+/// The nodes of a cluster, and which of them join as servers; an agent is what is not named there.
+#[derive(Debug, Clone, Copy)]
+pub struct Roster<'a> {
+    pub nodes: &'a [NodeName],
+    pub servers: &'a [NodeName],
+}
+
+impl Roster<'_> {
+    fn member(&self, node: &NodeName) -> Member {
+        Member {
+            name: node.clone(),
+            role: if self.servers.contains(node) {
+                Role::Server
+            } else {
+                Role::Agent
+            },
+        }
+    }
+}
+
+impl<'a> From<&'a [NodeName]> for Roster<'a> {
+    fn from(nodes: &'a [NodeName]) -> Self {
+        Self {
+            nodes,
+            servers: &[],
+        }
+    }
+}
+
+impl<'a, const N: usize> From<&'a [NodeName; N]> for Roster<'a> {
+    fn from(nodes: &'a [NodeName; N]) -> Self {
+        nodes.as_slice().into()
+    }
+}
+
+impl<'a> From<&'a Vec<NodeName>> for Roster<'a> {
+    fn from(nodes: &'a Vec<NodeName>) -> Self {
+        nodes.as_slice().into()
+    }
+}
+
+/// Makes the files what they must be: creates the keys that are missing, lists exactly the roster's nodes and the
 /// operator in `authorized_keys` and the server's keys in `join_known_host`, and finishes what an interrupted
 /// stage of a rotation left undone.
 ///
 /// A key that exists is replaced only by a rotation: running nodes have its other half. A public key
 /// file that does not belong to its private key is written again. Every file appears whole or not at
 /// all.
-pub fn ensure_cluster_keys(
+pub fn ensure_cluster_keys<'a>(
     layout: &ClusterKeys,
-    nodes: &[NodeName],
+    nodes: impl Into<Roster<'a>>,
 ) -> Result<EnsuredKeys, KeyError> {
     settle(layout, nodes, &Disk)
 }
 
-pub(super) fn settle(
+pub(super) fn settle<'a>(
     layout: &ClusterKeys,
-    nodes: &[NodeName],
+    nodes: impl Into<Roster<'a>>,
     store: &dyn Store,
 ) -> Result<EnsuredKeys, KeyError> {
+    let roster: Roster<'_> = nodes.into();
     store.make_directory(layout.directory())?;
     let mut settling = Settling {
         rotation: read_rotation(layout)?,
@@ -54,13 +96,13 @@ pub(super) fn settle(
     for key in operator.accepted() {
         authorized.push_str(&AuthorizedKeys::line(key, &principal));
     }
-    for node in nodes {
+    for node in roster.nodes {
         let private = layout.client_key(node);
         if let Some(directory) = private.parent() {
             store.make_directory(directory)?;
         }
         let turns = |rotation: &Rotation| rotation.nodes.contains(node);
-        let principal = Principal::Node(node.clone());
+        let principal = Principal::Node(roster.member(node));
         for key in settling.key(&private, node.as_str(), turns)?.accepted() {
             authorized.push_str(&AuthorizedKeys::line(key, &principal));
         }
@@ -71,7 +113,7 @@ pub(super) fn settle(
         .collect::<Result<String, _>>()?;
     settling.write(&layout.known_host(), known_host.as_bytes())?;
     settling.write(&layout.authorized_keys(), authorized.as_bytes())?;
-    settling.drop_old(layout, nodes)?;
+    settling.drop_old(layout, roster.nodes)?;
     Ok(EnsuredKeys {
         changed: settling.changed,
     })
@@ -250,6 +292,23 @@ mod tests {
         assert_eq!(node_of("a"), None);
         assert_eq!(node_of("b").as_deref(), Some("b"));
         assert_eq!(node_of("c").as_deref(), Some("c"));
+    }
+
+    #[test]
+    fn a_node_that_becomes_a_server_keeps_its_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = ClusterKeys::new(directory.path());
+        let nodes = names(&["a", "b"]);
+        let list = || fs::read_to_string(layout.authorized_keys()).unwrap();
+        ensure_cluster_keys(&layout, &nodes).unwrap();
+        let agents = list();
+        let roster = Roster {
+            nodes: &nodes,
+            servers: &nodes[..1],
+        };
+        let ensured = ensure_cluster_keys(&layout, roster).unwrap();
+        assert_eq!(ensured.changed, [layout.authorized_keys()]);
+        assert_eq!(list(), agents.replace(" a\n", " server:a\n"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::io;
 use orch_contract::{ClusterKeys, NodeName};
 use serde::{Deserialize, Serialize};
 
-use super::cluster::settle;
+use super::cluster::{Roster, settle};
 use super::store::{Disk, Store};
 use super::{KeyError, read_bounded};
 
@@ -76,9 +76,9 @@ pub fn read_rotation(layout: &ClusterKeys) -> Result<Option<Rotation>, KeyError>
 
 /// Begins to give the nodes in `of` new keys, and if `host` the join service and the operator. `nodes` are all of the
 /// cluster. If a rotation is under way, that one is resumed, and what it was begun for counts.
-pub fn begin_rotation(
+pub fn begin_rotation<'a>(
     layout: &ClusterKeys,
-    nodes: &[NodeName],
+    nodes: impl Into<Roster<'a>>,
     host: bool,
     of: &[NodeName],
 ) -> Result<Rotation, KeyError> {
@@ -87,16 +87,16 @@ pub fn begin_rotation(
 
 /// Goes on to the next stage; None: the rotation is over. To be called only when every node has the
 /// files of the stage before.
-pub fn advance_rotation(
+pub fn advance_rotation<'a>(
     layout: &ClusterKeys,
-    nodes: &[NodeName],
+    nodes: impl Into<Roster<'a>>,
 ) -> Result<Option<Rotation>, KeyError> {
     advance(layout, nodes, &Disk)
 }
 
-fn begin(
+fn begin<'a>(
     layout: &ClusterKeys,
-    nodes: &[NodeName],
+    nodes: impl Into<Roster<'a>>,
     host: bool,
     of: &[NodeName],
     store: &dyn Store,
@@ -119,11 +119,12 @@ fn begin(
     Ok(rotation)
 }
 
-fn advance(
+fn advance<'a>(
     layout: &ClusterKeys,
-    nodes: &[NodeName],
+    nodes: impl Into<Roster<'a>>,
     store: &dyn Store,
 ) -> Result<Option<Rotation>, KeyError> {
+    let nodes: Roster<'_> = nodes.into();
     // A stage that was cut off is finished before the next one begins.
     settle(layout, nodes, store)?;
     let Some(mut rotation) = read_rotation(layout)? else {

@@ -14,6 +14,8 @@ use super::network::network_of;
 pub enum AuditKind {
     /// A token was handed out.
     Granted,
+    /// A server's token was handed out: it never expires, and whoever holds it has the cluster.
+    ServerGranted,
     /// The operator was shown this machine's facts.
     Shown,
     /// A request was answered with a reason instead of a token.
@@ -44,6 +46,7 @@ impl AuditKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             AuditKind::Granted => "granted",
+            AuditKind::ServerGranted => "server_granted",
             AuditKind::Shown => "shown",
             AuditKind::Refused => "refused",
             AuditKind::Denied => "denied",
@@ -62,7 +65,10 @@ impl AuditKind {
     /// What came of it, for whoever does not want to know all kinds.
     pub const fn outcome(self) -> &'static str {
         match self {
-            AuditKind::Granted | AuditKind::Shown | AuditKind::TokenRevoked => "done",
+            AuditKind::Granted
+            | AuditKind::ServerGranted
+            | AuditKind::Shown
+            | AuditKind::TokenRevoked => "done",
             AuditKind::Refused
             | AuditKind::Denied
             | AuditKind::KeyRejected
@@ -80,7 +86,10 @@ impl AuditKind {
     const fn always(self) -> bool {
         matches!(
             self,
-            AuditKind::Granted | AuditKind::TokenRevoked | AuditKind::Repeated
+            AuditKind::Granted
+                | AuditKind::ServerGranted
+                | AuditKind::TokenRevoked
+                | AuditKind::Repeated
         )
     }
 }

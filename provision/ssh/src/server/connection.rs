@@ -5,7 +5,9 @@ mod handler;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use orch_contract::{JOIN_USER, JoinRefusal, JoinRequest, JoinResponse, NodeName, RefusalReason};
+use orch_contract::{
+    JOIN_USER, JoinGrant, JoinRefusal, JoinRequest, JoinResponse, RefusalReason, Role,
+};
 use russh::ChannelId;
 use russh::keys::{HashAlg, PublicKey};
 use russh::server::Session;
@@ -15,7 +17,7 @@ use zeroize::Zeroizing;
 use super::network::network_of;
 use super::{AuditEvent, AuditKind, JoinService};
 use crate::deadline::Deadline;
-use crate::{AuthorizedKeys, Principal};
+use crate::{AuthorizedKeys, Member, Principal};
 
 /// Where one connection stands; it moves forward only.
 enum State {
@@ -63,7 +65,7 @@ impl Connection {
         let mut event = AuditEvent::of_peer(kind, self.peer, what);
         if let Some(proven) = &self.proven {
             event.node = match &proven.principal {
-                Principal::Node(node) => Some(node.clone()),
+                Principal::Node(member) => Some(member.name.clone()),
                 Principal::Operator => None,
             };
             event.key = Some(fingerprint(&proven.key));
@@ -105,11 +107,14 @@ impl Connection {
 
     async fn answer(&self, request: &[u8]) -> JoinResponse {
         let response = match self.judge_request(request) {
-            Ok(node) => self.service.grantor.grant(&node).await,
+            Ok(member) => fitting(self.service.grantor.grant(&member).await, &member),
             Err(refusal) => JoinResponse::Refused(refusal),
         };
         match &response {
-            JoinResponse::Granted(_) => self.audit(AuditKind::Granted, "join"),
+            JoinResponse::Granted(JoinGrant { role, .. }) => match role {
+                Role::Server => self.audit(AuditKind::ServerGranted, "join"),
+                Role::Agent => self.audit(AuditKind::Granted, "join"),
+            },
             JoinResponse::Refused(refusal) => {
                 self.audit(AuditKind::Refused, format!("join: {}", refusal.message));
             }
@@ -117,19 +122,22 @@ impl Connection {
         response
     }
 
-    /// The node that is to be granted a token.
-    fn judge_request(&self, request: &[u8]) -> Result<NodeName, JoinRefusal> {
+    /// Who is to be granted a token.
+    fn judge_request(&self, request: &[u8]) -> Result<Member, JoinRefusal> {
         let bad = |message: String| JoinRefusal::new(RefusalReason::BadRequest, message);
-        let Principal::Node(node) = self.judge_principal()? else {
+        let Principal::Node(member) = self.judge_principal()? else {
             return Err(bad("this key belongs to no node".to_owned()));
         };
         let request = JoinRequest::parse(request).map_err(|error| bad(error.to_string()))?;
-        if request.node == node {
-            return Ok(node);
+        if request.node == member.name {
+            return Ok(member);
         }
         Err(JoinRefusal::new(
             RefusalReason::WrongNode,
-            format!("this key belongs to node {node}, not {}", request.node),
+            format!(
+                "this key belongs to node {}, not {}",
+                member.name, request.node
+            ),
         ))
     }
 
@@ -213,6 +221,17 @@ impl Drop for Connection {
             self.service.failures.charge(&network, Instant::now());
             self.audit(AuditKind::Unauthenticated, "");
         }
+    }
+}
+
+/// A server's token is the cluster: whatever the grantor did, no other key's peer gets it.
+fn fitting(response: JoinResponse, member: &Member) -> JoinResponse {
+    match response {
+        JoinResponse::Granted(grant) if grant.role != member.role => {
+            let message = format!("{} may not join as a {}", member.name, grant.role);
+            JoinResponse::Refused(JoinRefusal::new(RefusalReason::BadRequest, message))
+        }
+        response => response,
     }
 }
 

@@ -1,0 +1,283 @@
+//! `orch cluster snapshot`: etcd's snapshots, made by K3s on a server, and the way back to one.
+//!
+//! Going back makes one server the only member of a new etcd with the snapshot's state; the others lose theirs and join it
+//! again, as servers that were made anew do.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use orch_contract::Role;
+
+use super::cluster_nodes::{self, Shown};
+use super::{Context, artifacts, cluster, idle, reach};
+use crate::cli::cluster::{
+    Access, SnapshotCommand, SnapshotListArgs, SnapshotRestoreArgs, SnapshotSaveArgs,
+};
+use crate::exit::{Exit, WithExit as _};
+use crate::nodes::snapshot::{self, Snapshot};
+use crate::nodes::{Host, NodeError, Options};
+use crate::ui::Step;
+
+/// What a snapshot that an upgrade makes is called.
+const BEFORE_UPGRADE: &str = "before-upgrade";
+
+pub(super) async fn run(context: &Context, command: &SnapshotCommand) -> anyhow::Result<Exit> {
+    refuse_sqlite(context)?;
+    match command {
+        SnapshotCommand::Save(arguments) => save(context, arguments).await,
+        SnapshotCommand::List(arguments) => list(context, arguments).await,
+        SnapshotCommand::Restore(arguments) => restore(context, arguments).await,
+    }
+}
+
+fn refuse_sqlite(context: &Context) -> anyhow::Result<()> {
+    if context.config.uses_etcd() {
+        return Ok(());
+    }
+    Err(anyhow::anyhow!(
+        "the only server of cluster {} keeps its state in SQLite, of which K3s makes no snapshots",
+        context.cluster()
+    ))
+    .exit(
+        Exit::Input,
+        "`k3s.etcd: true` in orch.yaml and `orch cluster up` move it to etcd, once and for good",
+    )
+}
+
+/// A file name of its own for K3s's setting, or K3s's default.
+fn directory(context: &Context) -> &str {
+    let set = context.config.k3s.config.get("etcd-snapshot-dir");
+    set.and_then(serde_json::Value::as_str)
+        .unwrap_or(snapshot::DIRECTORY)
+}
+
+fn servers(context: &Context, access: &Access) -> anyhow::Result<(Vec<Host>, Options)> {
+    let mut hosts = reach::hosts(context)?;
+    hosts.retain(|host| host.role == Role::Server);
+    Ok((hosts, reach::options(context, access)?))
+}
+
+/// Before a server gets another K3s: the way back is the old K3s with this.
+pub(super) async fn before_upgrade(
+    context: &Context,
+    host: &Host,
+    options: &Options,
+    step: &Arc<Step>,
+) -> anyhow::Result<()> {
+    if !context.config.uses_etcd() {
+        return Ok(());
+    }
+    let shown = Shown(Arc::clone(step));
+    let saved = snapshot::save(host, options, &shown, BEFORE_UPGRADE, directory(context)).await;
+    let saved = saved.exit(Exit::Machine, "making a snapshot before the upgrade")?;
+    step.say(&format!("{}: snapshot {}", saved.server, saved.name));
+    Ok(())
+}
+
+async fn save(context: &Context, arguments: &SnapshotSaveArgs) -> anyhow::Result<Exit> {
+    let (hosts, options) = servers(context, &arguments.access)?;
+    let step = context.ui.step("snapshot");
+    let shown = Shown(Arc::clone(&step));
+    let mut failed = Vec::new();
+    for host in &hosts {
+        let saved =
+            snapshot::save(host, &options, &shown, &arguments.name, directory(context)).await;
+        let saved = match saved {
+            Ok(saved) => saved,
+            Err(error) => {
+                failed.push(error);
+                continue;
+            }
+        };
+        if let Some(file) = &arguments.output {
+            snapshot::download(host, &options, &shown, &saved, file)
+                .await
+                .exit(Exit::Machine, "fetching the snapshot")?;
+        }
+        step.done(&format!("{} on {}", saved.name, saved.server));
+        show_saved(context, &saved, arguments.output.as_deref())?;
+        return Ok(Exit::Success);
+    }
+    Err(all(failed)).exit(Exit::Machine, "making a snapshot")
+}
+
+fn show_saved(context: &Context, saved: &Snapshot, file: Option<&Path>) -> anyhow::Result<()> {
+    if context.ui.is_json() {
+        let mut value = serde_json::to_value(saved)?;
+        value["file"] = serde_json::json!(file);
+        context.ui.result_json(&value);
+        return Ok(());
+    }
+    let sum = saved.sha256.as_deref().unwrap_or_default();
+    context.ui.result(&match file {
+        Some(file) => format!("{sum}  {}", file.display()),
+        None => format!("{sum}  {}:{}", saved.server, saved.path),
+    });
+    Ok(())
+}
+
+async fn list(context: &Context, arguments: &SnapshotListArgs) -> anyhow::Result<Exit> {
+    let (hosts, options) = servers(context, &arguments.access)?;
+    let step = context.ui.step("snapshots");
+    let shown = Shown(Arc::clone(&step));
+    let listed = snapshot::list(&hosts, &options, &shown, directory(context)).await;
+    let (found, failed): (Vec<_>, Vec<_>) = listed.into_iter().partition(Result::is_ok);
+    let found: Vec<Snapshot> = found.into_iter().flatten().flatten().collect();
+    let failed: Vec<NodeError> = failed.into_iter().filter_map(Result::err).collect();
+    step.done(&format!("{} on {} servers", found.len(), hosts.len()));
+    if context.ui.is_json() {
+        context
+            .ui
+            .result_json(&serde_json::json!({"snapshots": found}));
+    } else {
+        for line in table(&found) {
+            context.ui.result(&line);
+        }
+    }
+    if failed.is_empty() {
+        return Ok(Exit::Success);
+    }
+    Err(all(failed)).exit(Exit::Machine, "listing the snapshots")
+}
+
+fn table(found: &[Snapshot]) -> Vec<String> {
+    let width = |of: fn(&Snapshot) -> &String, title: &str| {
+        let lengths = found.iter().map(|snapshot| of(snapshot).len());
+        lengths.max().unwrap_or(0).max(title.len())
+    };
+    let (server, name) = (width(|s| &s.server, "SERVER"), width(|s| &s.name, "NAME"));
+    let title = format!(
+        "{:server$}  {:name$}  {:>12}  MADE",
+        "SERVER", "NAME", "BYTES"
+    );
+    let lines = found.iter().map(|snapshot| {
+        let made = jiff::Timestamp::from_second(snapshot.modified).unwrap_or_default();
+        format!(
+            "{:server$}  {:name$}  {:>12}  {made}",
+            snapshot.server, snapshot.name, snapshot.bytes
+        )
+    });
+    std::iter::once(title).chain(lines).collect()
+}
+
+async fn restore(context: &Context, arguments: &SnapshotRestoreArgs) -> anyhow::Result<Exit> {
+    if !arguments.yes {
+        return Err(anyhow::anyhow!(
+            "the state of cluster {} would be replaced by that of {}; what it took in since then would be lost",
+            context.cluster(),
+            arguments.snapshot
+        ))
+        .exit(Exit::Input, "`--yes` does it");
+    }
+    let (mut hosts, options) = servers(context, &arguments.access)?;
+    let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
+    idle::refuse(context, &names).await?;
+    let artifacts = artifacts::step(context).await?;
+    let step = context.ui.step("restore");
+    let shown = Shown(Arc::clone(&step));
+    let (index, path) = locate(context, &arguments.snapshot, &hosts, &options, &step).await?;
+    let server = hosts.remove(index);
+    // Every one of them: a majority that went on would be a cluster beside the restored one.
+    let everyone: Vec<Host> = hosts.iter().chain([&server]).cloned().collect();
+    let stopped = snapshot::stop(&everyone, &options, &shown).await;
+    none_failed(stopped).exit(
+        Exit::Machine,
+        "stopping K3s on every server; take one that is gone for good out of orch.yaml; `orch cluster up` starts them again",
+    )?;
+    step.say("K3s is stopped on every server");
+    let again = "restoring the snapshot; K3s is stopped, run this again to go on";
+    snapshot::reset(&server, &options, &shown, &path)
+        .await
+        .exit(Exit::Machine, again)?;
+    step.say(&format!("{}: has the snapshot's state", server.name));
+    let wiped = snapshot::wipe(&hosts, &options, &shown).await;
+    none_failed(wiped).exit(Exit::Machine, again)?;
+    step.done(&format!("{path} on {}", server.name));
+    // The others have no data now: each joins, the first one as well.
+    cluster_nodes::run(context, &artifacts, &arguments.access).await?;
+    cluster::finish(context, "snapshot restored");
+    Ok(Exit::Success)
+}
+
+/// The server that has the snapshot, and where. A file of this computer is brought to the first server.
+async fn locate(
+    context: &Context,
+    snapshot: &str,
+    hosts: &[Host],
+    options: &Options,
+    step: &Arc<Step>,
+) -> anyhow::Result<(usize, String)> {
+    let shown = Shown(Arc::clone(step));
+    let file = Path::new(snapshot);
+    if file.is_file() {
+        let reading = || format!("reading {}", file.display());
+        let sum = crate::files::sha256_of(file).exit(Exit::Input, reading())?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let path = format!("{}/{name}", directory(context));
+        let Some(first) = hosts.first() else {
+            anyhow::bail!("orch.yaml has no server");
+        };
+        snapshot::upload(first, options, &shown, file, &sum, &path)
+            .await
+            .exit(
+                Exit::Machine,
+                format!("bringing {} to {}", file.display(), first.name),
+            )?;
+        return Ok((0, path));
+    }
+    let listed = snapshot::list(hosts, options, &shown, directory(context)).await;
+    let mut servers = listed.iter().enumerate();
+    let found = servers.find_map(|(index, found)| {
+        let mut found = found.as_ref().ok()?.iter();
+        let found = found.find(|one| one.name == snapshot)?;
+        Some((index, found.path.clone()))
+    });
+    found
+        .ok_or_else(|| {
+            anyhow::anyhow!(
+                "{snapshot:?} is neither a file of this computer nor a snapshot that a server has"
+            )
+        })
+        .exit(
+            Exit::Input,
+            "looking for the snapshot; `orch cluster snapshot list` names them",
+        )
+}
+
+fn none_failed(results: Vec<Result<(), NodeError>>) -> anyhow::Result<()> {
+    let failed: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(all(failed))
+}
+
+/// Every node's reason.
+fn all(failed: Vec<NodeError>) -> anyhow::Error {
+    let lines: Vec<_> = failed
+        .iter()
+        .map(|error| crate::nodes::chain(error))
+        .collect();
+    anyhow::anyhow!("{}", lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_of_snapshots() {
+        let snapshot = Snapshot {
+            server: "one".to_owned(),
+            name: "on-demand-one-1".to_owned(),
+            path: String::new(),
+            bytes: 4096,
+            modified: 0,
+            sha256: None,
+        };
+        insta::assert_snapshot!(table(&[snapshot]).join("\n"), @r"
+        SERVER  NAME                    BYTES  MADE
+        one     on-demand-one-1          4096  1970-01-01T00:00:00Z
+        ");
+    }
+}
