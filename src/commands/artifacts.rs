@@ -107,6 +107,7 @@ fn lock_sums(path: &Path, version: &str, sums: &BTreeMap<String, String>) -> any
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ui::{Output, Ui};
 
     #[test]
     fn sums_are_locked_for_their_version_and_nothing_else_is_touched() {
@@ -118,5 +119,28 @@ mod tests {
         lock_sums(&path, "v2+k3s1", &BTreeMap::new()).unwrap();
         assert_eq!(locked_sums(&path, "v1+k3s1").unwrap(), sums);
         assert!(Lock::read(&path).unwrap().components.is_empty());
+    }
+
+    #[test]
+    fn a_release_is_held_to_its_first_sums_and_the_stand_in_to_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("orch.yaml");
+        let text = "name: demo\nprovider: ssh\nk3s: { version: v1+k3s1 }\n\
+                    nodes: [{ name: one, role: server, address: 10.0.0.11 }]\n";
+        std::fs::write(&file, text).unwrap();
+        let context = Context::load(&file, &Ui::new(Output::Json)).unwrap();
+        let lock = publish::lock_file(&context);
+        let got = |source, sum: &str| Artifacts {
+            directory: folder.path().to_owned(),
+            source,
+            sha256: BTreeMap::from([("k3s".to_owned(), sum.repeat(32))]),
+        };
+        let reason = String::new();
+        hold(&context, &got(Source::Standin { reason }, "ab")).unwrap();
+        assert!(!lock.exists());
+        let first = got(Source::Release, "ab");
+        hold(&context, &first).unwrap();
+        hold(&context, &got(Source::Cache, "cd")).unwrap();
+        assert_eq!(locked_sums(&lock, "v1+k3s1").unwrap(), first.sha256);
     }
 }

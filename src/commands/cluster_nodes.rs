@@ -30,6 +30,21 @@ struct Report {
     cluster: Option<Reconciled>,
 }
 
+impl Report {
+    /// `prune`: nodes that nobody described count as something to change.
+    fn new(nodes: Vec<NodeReport>, cluster: Option<Reconciled>, prune: bool) -> Self {
+        let differs = |cluster: &Reconciled| {
+            !cluster.changes.is_empty() || (prune && !cluster.orphans.is_empty())
+        };
+        Self {
+            changes: nodes.iter().any(NodeReport::is_changed)
+                || cluster.as_ref().is_some_and(differs),
+            nodes,
+            cluster,
+        }
+    }
+}
+
 /// Shows the nodes' events in one step of the terminal.
 pub(super) struct Shown(pub(super) Arc<Step>);
 
@@ -105,15 +120,7 @@ pub(super) async fn plan(
         Ok(cluster) => (cluster, Ok(())),
         Err(error) => (None, Err(error)),
     };
-    let differs = |cluster: &Reconciled| {
-        !cluster.changes.is_empty() || (prune && !cluster.orphans.is_empty())
-    };
-    let report = Report {
-        changes: reports.iter().any(NodeReport::is_changed)
-            || cluster.as_ref().is_some_and(differs),
-        nodes: reports,
-        cluster,
-    };
+    let report = Report::new(reports, cluster, prune);
     step.done(&summary(&report));
     show(context, &report);
     failures(&report.nodes, "planning")?;
@@ -151,14 +158,7 @@ pub(super) async fn up(context: &Context, arguments: &UpArgs) -> anyhow::Result<
         Ok(()) => Some(cluster_labels::reconcile(context, &arguments.selection.nodes).await?),
         Err(_) => None,
     };
-    let report = Report {
-        changes: reports.iter().any(NodeReport::is_changed)
-            || cluster
-                .as_ref()
-                .is_some_and(|cluster| !cluster.changes.is_empty()),
-        nodes: reports,
-        cluster,
-    };
+    let report = Report::new(reports, cluster, false);
     show(context, &report);
     failed?;
     if let (true, Some(cluster)) = (arguments.prune, &report.cluster) {

@@ -1,12 +1,15 @@
-//! What a plan leaves on a node: nothing, whatever becomes of it.
+//! What a plan leaves on a node: nothing, whatever becomes of it. What travels when only keys do: keys.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use orch::files::sha256_of;
-use orch::nodes::{Delivery, Host, NodeEvent, NodeReport, Options, SharedFile, Watcher, plan};
+use orch::nodes::{
+    Delivery, Host, NodeEvent, NodeReport, Options, SharedFile, Watcher, plan, renew_keys,
+};
 use orch_contract::{Outcome, Role};
 
 use crate::support::{Server, unique};
@@ -46,13 +49,14 @@ fn node(server: &Server, then: &str) -> (Host, Delivery) {
     (host, delivery)
 }
 
+const OPTIONS: Options = Options {
+    parallel: 1,
+    is_new_cluster: false,
+    sudo_password: None,
+};
+
 async fn planned(host: Host, delivery: Delivery) -> NodeReport {
-    let options = Options {
-        parallel: 1,
-        is_new_cluster: false,
-        sudo_password: None,
-    };
-    let mut reports = plan(&[host], &delivery, &options, &Unwatched).await;
+    let mut reports = plan(&[host], &delivery, &OPTIONS, &Unwatched).await;
     reports.remove(0)
 }
 
@@ -112,4 +116,29 @@ async fn a_plan_that_is_cut_off_leaves_nothing_either() {
     }
     running.abort();
     folders_go(&server).await;
+}
+
+#[tokio::test]
+async fn keys_travel_alone_and_only_where_they_differ() {
+    let server = Server::start_with_own_etc();
+    let (host, _) = node(&server, "");
+    let there = server.path("etc/orch");
+    fs::create_dir(&there).unwrap();
+    fs::write(there.join("node.json"), "as it was").unwrap();
+    let renew = async || renew_keys(std::slice::from_ref(&host), &OPTIONS, &Unwatched).await;
+    let report = renew().await.remove(0);
+    assert_eq!(report.outcome, Outcome::Changed, "{:?}", report.error);
+    let key = there.join("join_client_key");
+    assert_eq!(fs::read_to_string(&key).unwrap(), "secret");
+    assert_eq!(
+        fs::metadata(&key).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let untouched = fs::read_to_string(there.join("node.json")).unwrap();
+    assert_eq!(untouched, "as it was");
+    let inode = fs::metadata(&key).unwrap().ino();
+    let report = renew().await.remove(0);
+    assert_eq!(report.outcome, Outcome::Unchanged, "{:?}", report.error);
+    assert_eq!(fs::metadata(&key).unwrap().ino(), inode);
+    assert!(!Path::new("/etc/orch/join_client_key").exists());
 }

@@ -45,6 +45,7 @@ pub(crate) struct Server {
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
     namespace: Option<String>,
+    has_own_etc: bool,
     options: String,
     process: Option<Child>,
 }
@@ -56,7 +57,21 @@ impl Server {
         Self::start_at(address, None, options)
     }
 
+    /// On the loopback, with an `/etc` that only those see who log in: a copy, in the folder of that name.
+    pub(crate) fn start_with_own_etc() -> Self {
+        Self::launched(IpAddr::V4(Ipv4Addr::LOCALHOST), None, true, "")
+    }
+
     pub(crate) fn start_at(address: IpAddr, namespace: Option<&str>, options: &str) -> Self {
+        Self::launched(address, namespace, false, options)
+    }
+
+    fn launched(
+        address: IpAddr,
+        namespace: Option<&str>,
+        has_own_etc: bool,
+        options: &str,
+    ) -> Self {
         let port = match namespace {
             Some(_) => 22,
             None => TcpListener::bind((address, 0))
@@ -73,6 +88,7 @@ impl Server {
             address,
             port,
             namespace: namespace.map(str::to_owned),
+            has_own_etc,
             options: options.to_owned(),
             process: None,
         };
@@ -159,8 +175,13 @@ impl Server {
         );
         fs::write(self.path("sshd_config"), configuration).unwrap();
         let log = fs::File::create(self.path("log")).unwrap();
-        let sshd = format!("exec /usr/sbin/sshd -D -e -f {folder}/sshd_config");
+        let mut sshd = format!("exec /usr/sbin/sshd -D -e -f {folder}/sshd_config");
         let mut command = Command::new("sh");
+        if self.has_own_etc {
+            sshd = format!("cp -a /etc {folder}/etc && mount --bind {folder}/etc /etc && {sshd}");
+            command = Command::new("unshare");
+            command.args(["--mount", "sh"]);
+        }
         if let Some(namespace) = &self.namespace {
             command = Command::new("ip");
             command.args(["netns", "exec", namespace, "sh"]);
