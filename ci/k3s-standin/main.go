@@ -23,6 +23,7 @@ import (
 	"orch.dev/k3s-standin/internal/config"
 	"orch.dev/k3s-standin/internal/node"
 	"orch.dev/k3s-standin/internal/server"
+	"orch.dev/k3s-standin/internal/snapshot"
 	"orch.dev/k3s-standin/internal/token"
 )
 
@@ -34,6 +35,8 @@ Commands:
   server    run a server node
   agent     run an agent node
   token     manage join tokens (create, list, delete)
+  etcd-snapshot
+            manage snapshots of etcd (save, list, delete, prune)
   kubectl   run kubectl
   ctr       run containerd's ctr on the node's own containerd
 
@@ -81,6 +84,8 @@ func dispatch(args []string) error {
 		return server.Run(ctx, cfg)
 	case "token":
 		return token.Command(args)
+	case "etcd-snapshot":
+		return snapshot.Command(args)
 	case "kubectl":
 		os.Exit(component.Kubectl(args))
 	case "ctr":

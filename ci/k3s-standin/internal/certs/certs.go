@@ -35,7 +35,9 @@ type Cluster struct {
 	Domain    string
 	ServiceIP string
 	Addresses []string
-	APIPort   int
+	// NodeIP is where other servers reach this one's etcd.
+	NodeIP  string
+	APIPort int
 }
 
 // authority is a CA's pair on disk, by its path without extension.
@@ -62,6 +64,11 @@ func Ensure(c Cluster) error {
 		return err
 	}
 
+	peer, err := ensureAuthority(etcdDir, "peer-ca", "etcd-peer-ca")
+	if err != nil {
+		return err
+	}
+
 	local := certutil.AltNames{DNSNames: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}}
 	api := local
 	api.DNSNames = append([]string{c.NodeName, "kubernetes", "kubernetes.default", "kubernetes.default.svc",
@@ -74,9 +81,15 @@ func Ensure(c Cluster) error {
 			api.DNSNames = append(api.DNSNames, address)
 		}
 	}
+	member := local
+	member.DNSNames = append([]string{c.NodeName}, member.DNSNames...)
+	if ip := net.ParseIP(c.NodeIP); ip != nil {
+		member.IPs = append([]net.IP{ip}, member.IPs...)
+	}
 
 	server := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	client := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	leaves := []struct {
 		dir, name string
 		ca        *authority
@@ -88,7 +101,8 @@ func Ensure(c Cluster) error {
 		{tls, "client-admin", cluster, certutil.Config{CommonName: "system:admin", Organization: []string{"system:masters"}, Usages: client}},
 		{tls, "client-controller", cluster, certutil.Config{CommonName: "system:kube-controller-manager", Usages: client}},
 		{tls, "client-scheduler", cluster, certutil.Config{CommonName: "system:kube-scheduler", Usages: client}},
-		{etcdDir, "server-client", etcd, certutil.Config{CommonName: "etcd-server", AltNames: local, Usages: append(server, client...)}},
+		{etcdDir, "server-client", etcd, certutil.Config{CommonName: "etcd-server", AltNames: member, Usages: both}},
+		{etcdDir, "peer-server-client", peer, certutil.Config{CommonName: "etcd-peer", AltNames: member, Usages: both}},
 		{etcdDir, "client", etcd, certutil.Config{CommonName: "etcd-client", Usages: client}},
 	}
 	for _, leaf := range leaves {

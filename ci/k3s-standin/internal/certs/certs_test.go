@@ -3,8 +3,10 @@ package certs
 import (
 	"bytes"
 	"crypto/tls"
+	"crypto/x509"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"k8s.io/client-go/tools/clientcmd"
@@ -17,7 +19,7 @@ func cluster(t *testing.T) Cluster {
 	t.Helper()
 	c := Cluster{
 		Data: layout.Data(t.TempDir()), NodeName: "master", Domain: "cluster.local", ServiceIP: "10.43.0.1", APIPort: 6443,
-		Addresses: []string{"192.0.2.1"},
+		Addresses: []string{"192.0.2.1"}, NodeIP: "192.0.2.1",
 	}
 	if err := Ensure(c); err != nil {
 		t.Fatal(err)
@@ -80,6 +82,52 @@ func TestANewAddressRenewsTheServersCertificateOnly(t *testing.T) {
 	for _, name := range []string{"192.0.2.1", "192.0.2.2", "api.example", "10.43.0.1", "127.0.0.1", "kubernetes.default.svc.cluster.local"} {
 		if err := certs[0].VerifyHostname(name); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+func TestAMembersCertificatesAreForItsAddress(t *testing.T) {
+	c := cluster(t)
+	for name, ca := range map[string]string{"server-client": "server-ca", "peer-server-client": "peer-ca"} {
+		leaf, err := certutil.CertsFromFile(c.Data.Server("tls", "etcd", name+".crt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		roots, err := certutil.NewPool(c.Data.Server("tls", "etcd", ca+".crt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, address := range []string{"192.0.2.1", "127.0.0.1", "master"} {
+			for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+				if _, err := leaf[0].Verify(x509.VerifyOptions{Roots: roots, DNSName: address, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		}
+	}
+}
+
+func TestOtherCAsRenewEveryCertificate(t *testing.T) {
+	c, other := cluster(t), cluster(t)
+	for _, name := range []string{"server-ca", "request-header-ca", "etcd/server-ca", "etcd/peer-ca"} {
+		for _, ext := range []string{".crt", ".key"} {
+			content, err := os.ReadFile(other.Data.Server("tls", name+ext))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := layout.WriteFile(c.Data.Server("tls", name+ext), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	before := contents(t, c.Data.Server())
+	if err := Ensure(c); err != nil {
+		t.Fatal(err)
+	}
+	for path, content := range contents(t, c.Data.Server()) {
+		isCA := strings.Contains(filepath.Base(path), "-ca.")
+		if changed := !bytes.Equal(content, before[path]); changed == isCA && filepath.Base(path) != "service.key" {
+			t.Errorf("%s: changed is %v", path, changed)
 		}
 	}
 }

@@ -14,6 +14,9 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
+
+	"orch.dev/k3s-standin/internal/bootstrap"
+	"orch.dev/k3s-standin/internal/layout"
 )
 
 // Paths that a joining node reads before it has a credential. The first is
@@ -23,16 +26,20 @@ const (
 	ClusterPath = "/orch-standin/cluster"
 )
 
-// ClusterFileFlag names the file served at ClusterPath.
-const ClusterFileFlag = "standin-cluster-file"
+// ClusterFileFlag names the file served at ClusterPath, and DataDirFlag where
+// what is served at bootstrap.Path is gathered.
+const (
+	ClusterFileFlag = "standin-cluster-file"
+	DataDirFlag     = "standin-data-dir"
+)
 
 // runAPIServer is upstream's kube-apiserver with two more public paths on the
-// same port. Upstream's own command gives no way to wrap the handler chain,
+// same port, and one for servers that join. Upstream's own command gives no way to wrap the handler chain,
 // hence its body is repeated here without what a child process does not need.
 func runAPIServer() int {
 	opts := options.NewServerRunOptions()
 	ctx := genericapiserver.SetupSignalContext()
-	var clusterFile string
+	var clusterFile, dataDir string
 	cmd := &cobra.Command{
 		Use:          APIServer,
 		SilenceUsage: true,
@@ -55,7 +62,7 @@ func runAPIServer() int {
 			if err != nil {
 				return err
 			}
-			addJoinPaths(config.Aggregator.GenericConfig, opts.Authentication.ClientCert.ClientCA, clusterFile)
+			addJoinPaths(config.Aggregator.GenericConfig, opts.Authentication.ClientCert.ClientCA, clusterFile, layout.Data(dataDir))
 			completedConfig, err := config.Complete()
 			if err != nil {
 				return err
@@ -78,10 +85,12 @@ func runAPIServer() int {
 		cmd.Flags().AddFlagSet(set)
 	}
 	cmd.Flags().StringVar(&clusterFile, ClusterFileFlag, "", "what joining nodes are told about the cluster, JSON")
+	cmd.Flags().StringVar(&dataDir, DataDirFlag, "", "this server's state, for servers that join")
 	return cli.Run(cmd)
 }
 
-func addJoinPaths(config *genericapiserver.RecommendedConfig, caFile, clusterFile string) {
+func addJoinPaths(config *genericapiserver.RecommendedConfig, caFile, clusterFile string, data layout.Data) {
+	serveBootstrap := bootstrap.Handler(data)
 	build := config.BuildHandlerChainFunc
 	config.BuildHandlerChainFunc = func(apiHandler http.Handler, c *genericapiserver.Config) http.Handler {
 		next := build(apiHandler, c)
@@ -91,6 +100,8 @@ func addJoinPaths(config *genericapiserver.RecommendedConfig, caFile, clusterFil
 				serveFile(w, caFile, "text/plain")
 			case r.Method == http.MethodGet && r.URL.Path == ClusterPath:
 				serveFile(w, clusterFile, "application/json")
+			case r.Method == http.MethodGet && r.URL.Path == bootstrap.Path:
+				serveBootstrap(w, r)
 			default:
 				next.ServeHTTP(w, r)
 			}

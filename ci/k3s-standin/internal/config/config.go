@@ -4,6 +4,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -53,6 +54,14 @@ type Config struct {
 	SchedulerArgs     []string
 	EtcdArgs          []string
 	NodePortRange     string
+	// ClusterInit asks for what K3s runs on etcd: a server that others may join.
+	ClusterInit bool
+	// ClusterReset asks to shrink etcd to this server, from RestorePath if set.
+	ClusterReset       bool
+	RestorePath        string
+	DisableAgent       bool
+	DisableAPIServerLB bool
+	LBServerPort       int
 
 	configFile, dataDir, tokenFile, agentTokenFile string
 	tlsSAN, disable                                []string
@@ -62,16 +71,17 @@ type Config struct {
 // configure is not in the stand-in. Given one, it warns and goes on.
 var ignoredOptions = []string{
 	"flannel-iface", "flannel-backend", "flannel-conf", "node-external-ip", "node-internal-dns", "node-external-dns",
-	"egress-selector-mode", "servicelb-namespace", "default-local-storage-path", "lb-server-port", "log", "vmodule",
+	"egress-selector-mode", "servicelb-namespace", "default-local-storage-path", "log", "vmodule",
 	"kube-cloud-controller-manager-arg", "system-default-registry", "image-credential-provider-bin-dir",
 	"image-credential-provider-config", "helm-job-image", "secrets-encryption-provider", "vpn-auth-file", "default-runtime",
+	"etcd-snapshot-name", "etcd-snapshot-schedule-cron", "etcd-snapshot-retention", "etcd-snapshot-reconcile-interval",
 }
 
 var ignoredSwitches = []string{
-	"cluster-init", "embedded-registry", "disable-network-policy", "disable-cloud-controller", "disable-helm-controller",
+	"embedded-registry", "disable-network-policy", "disable-cloud-controller", "disable-helm-controller",
 	"disable-kube-proxy", "secrets-encryption", "supervisor-metrics", "debug", "alsologtostderr", "selinux",
-	"flannel-ipv6-masq", "flannel-external-ip", "nonroot-devices", "prefer-bundled-bin", "disable-apiserver-lb",
-	"with-node-id", "etcd-disable-snapshots", "etcd-expose-metrics",
+	"flannel-ipv6-masq", "flannel-external-ip", "nonroot-devices", "prefer-bundled-bin", "with-node-id",
+	"etcd-disable-snapshots", "etcd-expose-metrics", "etcd-snapshot-compress",
 }
 
 // environment maps K3s's variables to options; they count only where neither
@@ -87,6 +97,9 @@ var environment = map[string]string{
 	"K3S_KUBECONFIG_OUTPUT": "write-kubeconfig",
 	"K3S_KUBECONFIG_MODE":   "write-kubeconfig-mode",
 	"K3S_RESOLV_CONF":       "resolv-conf",
+	"K3S_CLUSTER_INIT":      "cluster-init",
+	"K3S_CLUSTER_RESET":     "cluster-reset",
+	"K3S_LB_SERVER_PORT":    "lb-server-port",
 }
 
 func (c *Config) flags(role string) *pflag.FlagSet {
@@ -110,7 +123,15 @@ func (c *Config) flags(role string) *pflag.FlagSet {
 	fs.StringArrayVar(&c.KubeletArgs, "kubelet-arg", nil, "option=value for the kubelet")
 	fs.StringArrayVar(&c.KubeProxyArgs, "kube-proxy-arg", nil, "option=value for kube-proxy")
 
+	fs.IntVar(&c.LBServerPort, "lb-server-port", 6444, "local port of an agent's load balancer")
+	fs.BoolVar(&c.DisableAPIServerLB, "disable-apiserver-lb", false, "an agent talks to the server in its settings only")
+
 	if role == "server" {
+		fs.BoolVar(&c.ClusterInit, "cluster-init", false, "start a cluster that other servers may join")
+		fs.BoolVar(&c.ClusterReset, "cluster-reset", false, "make this server the only member of its cluster, and exit")
+		fs.StringVar(&c.RestorePath, "cluster-reset-restore-path", "", "snapshot that cluster-reset restores")
+		fs.BoolVar(&c.DisableAgent, "disable-agent", false, "run the control plane only")
+		fs.String("etcd-snapshot-dir", "", "where `k3s etcd-snapshot` keeps its files")
 		fs.StringVar(&c.AgentToken, "agent-token", "", "shared secret for agents only")
 		fs.StringVar(&c.agentTokenFile, "agent-token-file", "", "file that holds the agent token")
 		fs.StringVar(&c.BindAddress, "bind-address", "0.0.0.0", "address the API listens on")
@@ -151,15 +172,11 @@ func Load(role string, args []string) (*Config, error) {
 	if fs.NArg() > 0 {
 		return nil, fmt.Errorf("k3s %s takes options only, got %q", role, fs.Arg(0))
 	}
-	if err := c.applyFiles(fs); err != nil {
+	if err := c.applyFiles(fs, true); err != nil {
 		return nil, err
 	}
-	for variable, option := range environment {
-		if value := os.Getenv(variable); value != "" && fs.Lookup(option) != nil && !fs.Changed(option) {
-			if err := fs.Set(option, value); err != nil {
-				return nil, fmt.Errorf("%s: %w", variable, err)
-			}
-		}
+	if err := applyEnvironment(fs); err != nil {
+		return nil, err
 	}
 	for _, name := range append(append([]string{}, ignoredOptions...), ignoredSwitches...) {
 		if fs.Changed(name) {
@@ -169,7 +186,19 @@ func Load(role string, args []string) (*Config, error) {
 	return c, c.resolve(role)
 }
 
-func (c *Config) applyFiles(fs *pflag.FlagSet) error {
+func applyEnvironment(fs *pflag.FlagSet) error {
+	for variable, option := range environment {
+		if value := os.Getenv(variable); value != "" && fs.Lookup(option) != nil && !fs.Changed(option) {
+			if err := fs.Set(option, value); err != nil {
+				return fmt.Errorf("%s: %w", variable, err)
+			}
+		}
+	}
+	return nil
+}
+
+// applyFiles warns of unknown keys if all of them are this command's to know.
+func (c *Config) applyFiles(fs *pflag.FlagSet, all bool) error {
 	path := c.configFile
 	if path == "" {
 		path = os.Getenv("K3S_CONFIG_FILE")
@@ -185,6 +214,9 @@ func (c *Config) applyFiles(fs *pflag.FlagSet) error {
 	fs.Visit(func(flag *pflag.Flag) { onCommandLine[flag.Name] = true })
 	for _, s := range settings {
 		flag := fs.Lookup(s.key)
+		if flag == nil && !all {
+			continue
+		}
 		if flag == nil {
 			logrus.Warnf("Unknown flag --%s found in %s, skipping", s.key, path)
 			continue
@@ -237,8 +269,11 @@ func (c *Config) resolve(role string) error {
 		}
 		return nil
 	}
-	if c.ServerURL != "" {
-		return fmt.Errorf("the K3s stand-in has one server only, it cannot join %s as a second one", c.ServerURL)
+	if c.ClusterReset && c.ServerURL != "" {
+		return errors.New("cannot perform cluster-reset while server URL is set - remove server from configuration before resetting")
+	}
+	if c.RestorePath != "" && !c.ClusterReset {
+		return errors.New("cluster-reset-restore-path has no meaning without cluster-reset")
 	}
 	c.TLSSAN = splitAll(c.tlsSAN)
 	c.Disable = splitAll(c.disable)

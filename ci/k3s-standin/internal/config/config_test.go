@@ -97,6 +97,9 @@ func TestTheCommandLineBeatsFilesAndFilesBeatTheEnvironment(t *testing.T) {
 func TestUnknownAndIgnoredKeysOnlyWarn(t *testing.T) {
 	path := writeConfig(t, "no-such-option: 1\nflannel-iface: eth1\ncluster-init: true\ndisable: [traefik]\nwrite-kubeconfig-mode: 0644\n", nil)
 	config := load(t, "server", "--config", path)
+	if !config.ClusterInit {
+		t.Error("cluster-init was ignored")
+	}
 	if config.KubeconfigMode != "0644" {
 		t.Errorf("write-kubeconfig-mode: got %q", config.KubeconfigMode)
 	}
@@ -114,6 +117,23 @@ func TestTheTokenComesFromItsFile(t *testing.T) {
 	}
 }
 
+func TestSnapshotsAreTakenWithTheServersSettings(t *testing.T) {
+	path := writeConfig(t, "node-name: First\ndata-dir: /srv/k3s\ntoken: secret\nno-such-option: 1\n", nil)
+	options, rest, err := LoadSnapshot([]string{"--config", path, "--name", "before", "one", "-o", "json", "two"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if options.NodeName != "first" || options.DataDir != "/srv/k3s" || options.Dir != "/srv/k3s/server/db/snapshots" ||
+		options.Name != "before" || options.Output != "json" || !reflect.DeepEqual(rest, []string{"one", "two"}) {
+		t.Errorf("got %+v, %q", options, rest)
+	}
+	for _, dir := range []string{"--dir=/backup", "--etcd-snapshot-dir=/backup"} {
+		if options, _, err := LoadSnapshot([]string{"--config", path, dir}); err != nil || options.Dir != "/backup" || options.Name != "on-demand" {
+			t.Errorf("%s: got %+v, %v", dir, options, err)
+		}
+	}
+}
+
 func TestDefaultsFollowTheServiceNetwork(t *testing.T) {
 	config := load(t, "server", "--config=/nonexistent", "--service-cidr=10.99.0.0/16")
 	first, err := config.FirstServiceIP()
@@ -126,7 +146,8 @@ func TestWrongSettingsAreErrors(t *testing.T) {
 	list := writeConfig(t, "- not\n- a mapping\n", nil)
 	nested := writeConfig(t, "node-label: {a: b}\n", nil)
 	for name, args := range map[string][]string{
-		"a second server":     {"server", "--config=/nonexistent", "--server=https://192.0.2.2:6443"},
+		"a reset that joins":  {"server", "--config=/nonexistent", "--cluster-reset", "--server=https://192.0.2.2:6443"},
+		"a restore alone":     {"server", "--config=/nonexistent", "--cluster-reset-restore-path=/x"},
 		"an agent alone":      {"agent", "--config=/nonexistent"},
 		"a stray word":        {"server", "--config=/nonexistent", "extra"},
 		"an unknown option":   {"server", "--config=/nonexistent", "--no-such-option"},

@@ -14,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 	certificates "k8s.io/api/certificates/v1"
 	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes"
@@ -71,7 +72,10 @@ func approvePending(ctx context.Context, client kubernetes.Interface, undecided 
 			Type: certificates.CertificateApproved, Status: core.ConditionTrue, Reason: approveReason,
 			Message: "the addresses are the node's own",
 		})
-		if _, err := requests.UpdateApproval(ctx, request.Name, request, metav1.UpdateOptions{}); err != nil {
+		if _, err := requests.UpdateApproval(ctx, request.Name, request, metav1.UpdateOptions{}); apierrors.IsConflict(err) {
+			// Another server was faster.
+			continue
+		} else if err != nil {
 			return err
 		}
 		delete(undecided, request.Name)

@@ -4,29 +4,21 @@ package controlplane
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
-	"net"
-	"os"
 	"strconv"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
-	certutil "k8s.io/client-go/util/cert"
 
 	"orch.dev/k3s-standin/internal/component"
 	"orch.dev/k3s-standin/internal/config"
-	"orch.dev/k3s-standin/internal/layout"
+	"orch.dev/k3s-standin/internal/datastore"
 	"orch.dev/k3s-standin/internal/process"
 )
 
-const (
-	etcdClient = "127.0.0.1:2379"
-	etcdPeer   = "127.0.0.1:2380"
-	poll       = 250 * time.Millisecond
-)
+const poll = 250 * time.Millisecond
 
 // ControlPlane is a running control plane.
 type ControlPlane struct {
@@ -36,7 +28,7 @@ type ControlPlane struct {
 }
 
 // Start brings the control plane up and returns once the API answers.
-func Start(ctx context.Context, cfg *config.Config) (*ControlPlane, error) {
+func Start(ctx context.Context, cfg *config.Config, store *datastore.Store) (*ControlPlane, error) {
 	restConfig, err := clientcmd.BuildConfigFromFlags("", cfg.DataDir.Credential("admin.kubeconfig"))
 	if err != nil {
 		return nil, err
@@ -45,12 +37,8 @@ func Start(ctx context.Context, cfg *config.Config) (*ControlPlane, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(cfg.DataDir.Server("db", "etcd"), 0o700); err != nil {
-		return nil, err
-	}
 	cp := &ControlPlane{Client: client}
-	cp.group.Start(process.Spec{Name: component.Etcd, Args: etcdArgs(cfg)})
-	if err := waitFor(ctx, "etcd", func(context.Context) error { return dialEtcd(cfg.DataDir) }); err != nil {
+	if err := StartEtcd(ctx, &cp.group, store); err != nil {
 		cp.Stop()
 		return nil, err
 	}
@@ -59,9 +47,15 @@ func Start(ctx context.Context, cfg *config.Config) (*ControlPlane, error) {
 		cp.Stop()
 		return nil, err
 	}
-	cp.group.Start(process.Spec{Name: component.ControllerManager, Args: controllerManagerArgs(cfg)})
-	cp.group.Start(process.Spec{Name: component.Scheduler, Args: schedulerArgs(cfg)})
+	cp.group.Start(process.Spec{Name: component.ControllerManager, Args: controllerManagerArgs(cfg, store.Managed)})
+	cp.group.Start(process.Spec{Name: component.Scheduler, Args: schedulerArgs(cfg, store.Managed)})
 	return cp, nil
+}
+
+// StartEtcd starts etcd alone and returns once it can be used.
+func StartEtcd(ctx context.Context, group *process.Group, store *datastore.Store) error {
+	group.Start(process.Spec{Name: component.Etcd, Args: store.Args()})
+	return waitFor(ctx, "etcd", store.Ready)
 }
 
 // Ready is nil when the API server says that it is ready.
@@ -93,46 +87,6 @@ func waitFor(ctx context.Context, what string, check func(context.Context) error
 	}
 }
 
-func dialEtcd(data layout.Data) error {
-	pair, err := tls.LoadX509KeyPair(data.Server("tls", "etcd", "client.crt"), data.Server("tls", "etcd", "client.key"))
-	if err != nil {
-		return err
-	}
-	roots, err := certutil.NewPool(data.Server("tls", "etcd", "server-ca.crt"))
-	if err != nil {
-		return err
-	}
-	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Second}, "tcp", etcdClient,
-		&tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots})
-	if err != nil {
-		return err
-	}
-	return conn.Close()
-}
-
-func etcdArgs(cfg *config.Config) []string {
-	pki := func(name string) string { return cfg.DataDir.Server("tls", "etcd", name) }
-	return withUserArgs([]string{
-		"--name=default",
-		"--data-dir=" + cfg.DataDir.Server("db", "etcd"),
-		"--listen-client-urls=https://" + etcdClient,
-		"--advertise-client-urls=https://" + etcdClient,
-		"--listen-peer-urls=https://" + etcdPeer,
-		"--initial-advertise-peer-urls=https://" + etcdPeer,
-		"--initial-cluster=default=https://" + etcdPeer,
-		"--client-cert-auth",
-		"--cert-file=" + pki("server-client.crt"),
-		"--key-file=" + pki("server-client.key"),
-		"--trusted-ca-file=" + pki("server-ca.crt"),
-		"--peer-client-cert-auth",
-		"--peer-cert-file=" + pki("server-client.crt"),
-		"--peer-key-file=" + pki("server-client.key"),
-		"--peer-trusted-ca-file=" + pki("server-ca.crt"),
-		"--logger=zap",
-		"--log-level=warn",
-	}, cfg.EtcdArgs)
-}
-
 func apiServerArgs(cfg *config.Config) []string {
 	pki := func(name ...string) string { return cfg.DataDir.Server(append([]string{"tls"}, name...)...) }
 	return withUserArgs([]string{
@@ -147,7 +101,7 @@ func apiServerArgs(cfg *config.Config) []string {
 		"--client-ca-file=" + pki("server-ca.crt"),
 		"--tls-cert-file=" + pki("serving-kube-apiserver.crt"),
 		"--tls-private-key-file=" + pki("serving-kube-apiserver.key"),
-		"--etcd-servers=https://" + etcdClient,
+		"--etcd-servers=https://" + datastore.ClientAddress,
 		"--etcd-cafile=" + pki("etcd", "server-ca.crt"),
 		"--etcd-certfile=" + pki("etcd", "client.crt"),
 		"--etcd-keyfile=" + pki("etcd", "client.key"),
@@ -168,13 +122,16 @@ func apiServerArgs(cfg *config.Config) []string {
 		"--service-cluster-ip-range=" + cfg.ServiceCIDR,
 		"--service-node-port-range=" + cfg.NodePortRange,
 		"--profiling=false",
+		// The kubernetes service leads to every server that is there.
+		"--endpoint-reconciler-type=lease",
 		// Without it, other nodes' watches hold up a stop for a minute.
 		"--shutdown-send-retry-after=true",
 		"--" + component.ClusterFileFlag + "=" + cfg.DataDir.Server("cluster.json"),
+		"--" + component.DataDirFlag + "=" + string(cfg.DataDir),
 	}, cfg.APIServerArgs)
 }
 
-func controllerManagerArgs(cfg *config.Config) []string {
+func controllerManagerArgs(cfg *config.Config, elect bool) []string {
 	kubeconfig := cfg.DataDir.Credential("controller.kubeconfig")
 	pki := func(name string) string { return cfg.DataDir.Server("tls", name) }
 	return withUserArgs([]string{
@@ -182,7 +139,7 @@ func controllerManagerArgs(cfg *config.Config) []string {
 		"--kubeconfig=" + kubeconfig,
 		"--authentication-kubeconfig=" + kubeconfig,
 		"--authorization-kubeconfig=" + kubeconfig,
-		"--leader-elect=false",
+		"--leader-elect=" + strconv.FormatBool(elect),
 		"--allocate-node-cidrs=true",
 		"--cluster-cidr=" + cfg.ClusterCIDR,
 		"--service-cluster-ip-range=" + cfg.ServiceCIDR,
@@ -198,14 +155,14 @@ func controllerManagerArgs(cfg *config.Config) []string {
 	}, cfg.ControllerArgs)
 }
 
-func schedulerArgs(cfg *config.Config) []string {
+func schedulerArgs(cfg *config.Config, elect bool) []string {
 	kubeconfig := cfg.DataDir.Credential("scheduler.kubeconfig")
 	return withUserArgs([]string{
 		"--bind-address=127.0.0.1",
 		"--kubeconfig=" + kubeconfig,
 		"--authentication-kubeconfig=" + kubeconfig,
 		"--authorization-kubeconfig=" + kubeconfig,
-		"--leader-elect=false",
+		"--leader-elect=" + strconv.FormatBool(elect),
 		"--profiling=false",
 	}, cfg.SchedulerArgs)
 }

@@ -19,6 +19,12 @@ const (
 	KubeletRoot        = "/var/lib/kubelet"
 )
 
+// EtcdClientPort and EtcdPeerPort are etcd's own.
+const (
+	EtcdClientPort = "2379"
+	EtcdPeerPort   = "2380"
+)
+
 // Data is a K3s data directory.
 type Data string
 
@@ -38,6 +44,32 @@ func (d Data) ServerCA() string { return d.Server("tls", "server-ca.crt") }
 
 // Credential is a server-side kubeconfig or password file.
 func (d Data) Credential(name string) string { return d.Server("cred", name) }
+
+// Etcd joins elem below etcd's data directory.
+func (d Data) Etcd(elem ...string) string {
+	return d.Server(append([]string{"db", "etcd"}, elem...)...)
+}
+
+// Etcd's files beside its own data. The name of the member is there only where
+// K3s would run etcd and not SQLite: since cluster-init, a join or a reset.
+func (d Data) EtcdName() string    { return d.Etcd("name") }
+func (d Data) EtcdMembers() string { return d.Server("db", "etcd-members.json") }
+func (d Data) ResetFlag() string   { return d.Server("db", "reset-flag") }
+func (d Data) Snapshots() string   { return d.Server("db", "snapshots") }
+
+// CriticalSettings is what all servers of a cluster must agree on.
+func (d Data) CriticalSettings() string { return d.Server("critical.json") }
+
+// ManagedEtcd tells whether K3s would run etcd here.
+func (d Data) ManagedEtcd() bool { return exists(d.EtcdName()) }
+
+// EtcdInitialized tells whether etcd has ever started here.
+func (d Data) EtcdInitialized() bool { return exists(d.Etcd("member", "wal")) }
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
 
 // WriteFile replaces path atomically: the content reaches the disk under a
 // temporary name first, so that a reader never sees half a file.

@@ -2,16 +2,11 @@ package node
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -24,20 +19,14 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	certutil "k8s.io/client-go/util/cert"
 
+	"orch.dev/k3s-standin/internal/clientaccess"
 	"orch.dev/k3s-standin/internal/component"
 	"orch.dev/k3s-standin/internal/config"
 	"orch.dev/k3s-standin/internal/layout"
 	"orch.dev/k3s-standin/internal/token"
 )
 
-const (
-	requestTimeout = 10 * time.Second
-	retryDelay     = 3 * time.Second
-	maxAnswer      = 1 << 20
-)
-
-// errRefused marks an answer that waiting cannot improve.
-var errRefused = errors.New("the server refused this node")
+const retryDelay = 3 * time.Second
 
 // Cluster is what a node must know of its cluster; the server publishes it.
 type Cluster struct {
@@ -47,10 +36,13 @@ type Cluster struct {
 	ClusterDomain string `json:"clusterDomain"`
 }
 
-// identity is where a node keeps what lets it talk to its server.
+// identity is where a node keeps what lets it talk to its servers.
 type identity struct {
-	data   layout.Data
+	data layout.Data
+	// server is the one that the settings name: it is asked to join.
 	server string
+	// api is what a node that has joined talks to.
+	api string
 }
 
 func (i identity) ca() string         { return i.data.Agent("server-ca.crt") }
@@ -64,13 +56,12 @@ func (i identity) bootstrap() string  { return i.data.Agent("bootstrap.kubeconfi
 // for its components and, if it has no certificate yet, one for asking for it.
 // It waits for a server that cannot be reached and fails on one that must not
 // be trusted or that rejects the token.
-func join(ctx context.Context, cfg *config.Config, serverURL string) (identity, Cluster, error) {
-	id := identity{data: cfg.DataDir, server: serverURL}
-	server, err := url.Parse(serverURL)
-	if err != nil || server.Scheme != "https" || server.Host == "" {
-		return id, Cluster{}, fmt.Errorf("server %q is not an https URL", serverURL)
+func join(ctx context.Context, cfg *config.Config, servers Servers) (identity, Cluster, error) {
+	id := identity{data: cfg.DataDir, api: servers.API}
+	var err error
+	if id.server, err = clientaccess.Base(servers.Join); err != nil {
+		return id, Cluster{}, err
 	}
-	id.server = "https://" + server.Host
 
 	var tok token.Token
 	if cfg.Token != "" {
@@ -116,7 +107,7 @@ func (i identity) knownTo(tok token.Token) bool {
 // recallCluster prefers the server's answer but does not need the server, so
 // that a node restarts while the server is away.
 func (i identity) recallCluster(ctx context.Context) (Cluster, error) {
-	cluster, err := i.fetchCluster(ctx)
+	cluster, err := i.fetchCluster(ctx, i.api)
 	if err == nil {
 		return cluster, nil
 	}
@@ -131,7 +122,7 @@ func (i identity) recallCluster(ctx context.Context) (Cluster, error) {
 func (i identity) introduce(ctx context.Context, tok token.Token) (Cluster, error) {
 	for {
 		cluster, err := i.tryIntroduce(ctx, tok)
-		if err == nil || errors.Is(err, errRefused) || ctx.Err() != nil {
+		if err == nil || errors.Is(err, clientaccess.ErrRefused) || ctx.Err() != nil {
 			return cluster, err
 		}
 		logrus.Errorf("failed to reach %s, retrying: %v", i.server, err)
@@ -144,20 +135,9 @@ func (i identity) introduce(ctx context.Context, tok token.Token) (Cluster, erro
 }
 
 func (i identity) tryIntroduce(ctx context.Context, tok token.Token) (Cluster, error) {
-	// The CA is what the token's hash verifies, so this one request cannot be.
-	unverified := &http.Client{Timeout: requestTimeout, Transport: &http.Transport{
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
-	}}
-	defer unverified.CloseIdleConnections()
-	ca, err := get(ctx, unverified, i.server+component.CACertsPath)
+	ca, err := clientaccess.FetchCA(ctx, i.server, tok)
 	if err != nil {
 		return Cluster{}, err
-	}
-	if tok.CAHash == "" {
-		logrus.Warn("the token carries no CA hash: the server's identity is not verified")
-	} else if hash := token.HashCA(ca); hash != tok.CAHash {
-		return Cluster{}, fmt.Errorf("%w: token CA hash does not match the Cluster CA certificate hash: %s != %s (another cluster answers at %s, or the token is of another one)",
-			errRefused, tok.CAHash, hash, i.server)
 	}
 	if err := layout.WriteFile(i.ca(), ca, 0o644); err != nil {
 		return Cluster{}, err
@@ -171,14 +151,14 @@ func (i identity) tryIntroduce(ctx context.Context, tok token.Token) (Cluster, e
 	if err := i.writeKubeconfig(i.bootstrap(), &clientcmdapi.AuthInfo{Token: tok.Bearer}); err != nil {
 		return Cluster{}, err
 	}
-	return i.fetchCluster(ctx)
+	return i.fetchCluster(ctx, i.server)
 }
 
 // checkToken asks the server who the bearer is: the kubelet would try a token
 // that has expired for ever and say so only in passing.
 func (i identity) checkToken(ctx context.Context, tok token.Token) error {
 	client, err := kubernetes.NewForConfig(&rest.Config{
-		Host: i.server, BearerToken: tok.Bearer, Timeout: requestTimeout,
+		Host: i.server, BearerToken: tok.Bearer, Timeout: clientaccess.RequestTimeout,
 		TLSClientConfig: rest.TLSClientConfig{CAFile: i.ca()},
 	})
 	if err != nil {
@@ -186,34 +166,32 @@ func (i identity) checkToken(ctx context.Context, tok token.Token) error {
 	}
 	_, err = client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authentication.SelfSubjectReview{}, metav1.CreateOptions{})
 	if apierrors.IsUnauthorized(err) {
-		return fmt.Errorf("%w: token rejected (401 Unauthorized): it is unknown, deleted or expired; make a new one on the server with `k3s token create`", errRefused)
+		return fmt.Errorf("%w: token rejected (401 Unauthorized): it is unknown, deleted or expired; make a new one on the server with `k3s token create`", clientaccess.ErrRefused)
 	}
 	return err
 }
 
-func (i identity) fetchCluster(ctx context.Context) (Cluster, error) {
+func (i identity) fetchCluster(ctx context.Context, server string) (Cluster, error) {
 	var cluster Cluster
 	ca, err := os.ReadFile(i.ca())
 	if err != nil {
 		return cluster, err
 	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(ca)
-	verified := &http.Client{Timeout: requestTimeout, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	verified := clientaccess.Trusting(ca)
 	defer verified.CloseIdleConnections()
-	content, err := get(ctx, verified, i.server+component.ClusterPath)
+	content, err := clientaccess.Get(ctx, verified, server+component.ClusterPath, nil)
 	if err != nil {
 		return cluster, err
 	}
 	if err := json.Unmarshal(content, &cluster); err != nil {
-		return cluster, fmt.Errorf("%s%s: %w", i.server, component.ClusterPath, err)
+		return cluster, fmt.Errorf("%s%s: %w", server, component.ClusterPath, err)
 	}
 	return cluster, layout.WriteFile(i.cluster(), content, 0o644)
 }
 
 func (i identity) writeKubeconfig(path string, user *clientcmdapi.AuthInfo) error {
 	content, err := clientcmd.Write(clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{"default": {Server: i.server, CertificateAuthority: i.ca()}},
+		Clusters:       map[string]*clientcmdapi.Cluster{"default": {Server: i.api, CertificateAuthority: i.ca()}},
 		AuthInfos:      map[string]*clientcmdapi.AuthInfo{"default": user},
 		Contexts:       map[string]*clientcmdapi.Context{"default": {Cluster: "default", AuthInfo: "default"}},
 		CurrentContext: "default",
@@ -222,24 +200,4 @@ func (i identity) writeKubeconfig(path string, user *clientcmdapi.AuthInfo) erro
 		return err
 	}
 	return layout.WriteFile(path, content, 0o600)
-}
-
-func get(ctx context.Context, client *http.Client, address string) ([]byte, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-	if err != nil {
-		return nil, err
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	content, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	if err != nil {
-		return nil, err
-	}
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("GET %s: %s: %s", address, response.Status, strings.TrimSpace(string(content)))
-	}
-	return content, nil
 }

@@ -15,8 +15,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"orch.dev/k3s-standin/internal/clientaccess"
 	"orch.dev/k3s-standin/internal/component"
 	"orch.dev/k3s-standin/internal/config"
+	"orch.dev/k3s-standin/internal/loadbalancer"
 	"orch.dev/k3s-standin/internal/network"
 	"orch.dev/k3s-standin/internal/process"
 )
@@ -26,10 +28,27 @@ type Node struct {
 	group process.Group
 }
 
+// Servers says where a node finds its API servers.
+type Servers struct {
+	// Join is asked by a node that has not joined yet.
+	Join string
+	// API is what the node's components talk to.
+	API string
+	// Balancer stands behind API, if it is not a server itself.
+	Balancer *loadbalancer.Balancer
+}
+
 // RunAgent is `k3s agent`: it joins the server in the settings and runs until
 // ctx ends.
 func RunAgent(ctx context.Context, cfg *config.Config) error {
-	node, err := Start(ctx, cfg, cfg.ServerURL)
+	servers, err := balance(cfg)
+	if err != nil {
+		return err
+	}
+	if servers.Balancer != nil {
+		defer servers.Balancer.Stop()
+	}
+	node, err := Start(ctx, cfg, servers)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -44,20 +63,20 @@ func RunAgent(ctx context.Context, cfg *config.Config) error {
 }
 
 // Start joins the server and returns once the node is registered there.
-func Start(ctx context.Context, cfg *config.Config, serverURL string) (*Node, error) {
-	id, cluster, err := join(ctx, cfg, serverURL)
+func Start(ctx context.Context, cfg *config.Config, servers Servers) (*Node, error) {
+	id, cluster, err := join(ctx, cfg, servers)
 	if err != nil {
 		return nil, err
 	}
 	node := &Node{}
-	if err := node.start(ctx, cfg, id, cluster); err != nil {
+	if err := node.start(ctx, cfg, id, cluster, servers.Balancer); err != nil {
 		node.Stop()
 		return nil, err
 	}
 	return node, nil
 }
 
-func (n *Node) start(ctx context.Context, cfg *config.Config, id identity, cluster Cluster) error {
+func (n *Node) start(ctx context.Context, cfg *config.Config, id identity, cluster Cluster, balancer *loadbalancer.Balancer) error {
 	if err := startContainerd(ctx, cfg, &n.group); err != nil {
 		return err
 	}
@@ -82,6 +101,9 @@ func (n *Node) start(ctx context.Context, cfg *config.Config, id identity, clust
 	}
 	if err := os.Remove(id.bootstrap()); err != nil && !os.IsNotExist(err) {
 		return err
+	}
+	if balancer != nil {
+		go followServers(ctx, client, balancer)
 	}
 	n.group.Start(kubeProxySpec(cfg, id, cluster))
 	go network.Run(ctx, network.Settings{
@@ -108,7 +130,7 @@ func waitRegistered(ctx context.Context, name string, id identity) (kubernetes.I
 	for {
 		client, err := nodeClient(id)
 		if err == nil {
-			attempt, cancel := context.WithTimeout(ctx, requestTimeout)
+			attempt, cancel := context.WithTimeout(ctx, clientaccess.RequestTimeout)
 			_, err = client.CoreV1().Nodes().Get(attempt, name, metav1.GetOptions{})
 			cancel()
 		}

@@ -8,11 +8,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+	discovery "k8s.io/api/discovery/v1"
 
+	"orch.dev/k3s-standin/internal/clientaccess"
 	"orch.dev/k3s-standin/internal/component"
 	"orch.dev/k3s-standin/internal/config"
 	"orch.dev/k3s-standin/internal/layout"
@@ -50,7 +53,7 @@ func newServer(t *testing.T) (string, []byte) {
 func TestJoinWithAGoodToken(t *testing.T) {
 	url, ca := newServer(t)
 	cfg := &config.Config{DataDir: layout.Data(t.TempDir()), Token: token.Format(ca, goodToken)}
-	id, cluster, err := join(context.Background(), cfg, url)
+	id, cluster, err := join(context.Background(), cfg, Servers{Join: url, API: "https://127.0.0.1:6444"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,6 +63,11 @@ func TestJoinWithAGoodToken(t *testing.T) {
 	info, err := os.Stat(id.bootstrap())
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the bootstrap kubeconfig: %v, %v", info, err)
+	}
+	for _, path := range []string{id.bootstrap(), id.kubeconfig()} {
+		if content, err := os.ReadFile(path); err != nil || !strings.Contains(string(content), "server: https://127.0.0.1:6444\n") {
+			t.Errorf("%s does not lead to the load balancer: %v", path, err)
+		}
 	}
 }
 
@@ -72,7 +80,7 @@ func TestJoinRefuses(t *testing.T) {
 		"nonsense":         {"K10x::y", "malformed token"},
 	} {
 		data := layout.Data(t.TempDir())
-		id, _, err := join(context.Background(), &config.Config{DataDir: data, Token: c.token}, url)
+		id, _, err := join(context.Background(), &config.Config{DataDir: data, Token: c.token}, Servers{Join: url, API: url})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v", name, err)
 		}
@@ -87,8 +95,24 @@ func TestJoinWaitsForAServerThatIsAway(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	cfg := &config.Config{DataDir: layout.Data(t.TempDir()), Token: token.Format(ca, goodToken)}
-	if _, _, err := join(ctx, cfg, "https://127.0.0.1:1"); err == nil || errors.Is(err, errRefused) {
+	if _, _, err := join(ctx, cfg, Servers{Join: "https://127.0.0.1:1", API: "https://127.0.0.1:1"}); err == nil || errors.Is(err, clientaccess.ErrRefused) {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestTheServersAreThoseOfTheService(t *testing.T) {
+	port, ready, away := int32(6443), true, false
+	slices := []*discovery.EndpointSlice{
+		{Ports: []discovery.EndpointPort{{Port: &port}}, Endpoints: []discovery.Endpoint{
+			{Addresses: []string{"192.0.2.1"}}, {Addresses: []string{"192.0.2.2"}, Conditions: discovery.EndpointConditions{Ready: &away}},
+		}},
+		{Ports: []discovery.EndpointPort{{Port: &port}}, Endpoints: []discovery.Endpoint{
+			{Addresses: []string{"2001:db8::1"}, Conditions: discovery.EndpointConditions{Ready: &ready}},
+		}},
+		{Endpoints: []discovery.Endpoint{{Addresses: []string{"192.0.2.3"}}}},
+	}
+	if got := serverAddresses(slices); !reflect.DeepEqual(got, []string{"192.0.2.1:6443", "[2001:db8::1]:6443"}) {
+		t.Errorf("got %q", got)
 	}
 }
 

@@ -32,6 +32,8 @@ type Token struct {
 	// CAHash is the hex SHA-256 of the cluster's CA in PEM; empty in the short
 	// form, which cannot verify the server.
 	CAHash string
+	// User is empty where the credentials name none.
+	User string
 	// Bearer is what the API server accepts: a bootstrap token `id.secret`, or
 	// the password of the server or agent token.
 	Bearer string
@@ -58,13 +60,20 @@ func Parse(text string) (Token, error) {
 	case bootstrapForm.MatchString(credentials):
 		t.Bearer = credentials
 	case hasUser && user != "" && password != "":
-		t.Bearer = password
+		t.User, t.Bearer = user, password
 	case !hasUser && t.CAHash == "":
 		t.Bearer = credentials
 	default:
 		return Token{}, errors.New("malformed token: the part after :: is neither id.secret nor user:password")
 	}
 	return t, nil
+}
+
+// JoinsServers tells whether a token may be the server token, the only one that
+// lets a server join: an agent's and a bootstrap token say themselves that they
+// are none.
+func (t Token) JoinsServers() bool {
+	return t.User == "server" || (t.User == "" && !bootstrapForm.MatchString(t.Bearer))
 }
 
 // Format returns the secure form for a CA and credentials.

@@ -13,16 +13,30 @@ const hash = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 func TestParse(t *testing.T) {
 	for text, want := range map[string]Token{
-		"K10" + hash + "::abcdef.0123456789abcdef": {hash, "abcdef.0123456789abcdef"},
-		"K10" + hash + "::server:secret":           {hash, "secret"},
-		"K10" + hash + "::node:with:colon\n":       {hash, "with:colon"},
-		"abcdef.0123456789abcdef":                  {"", "abcdef.0123456789abcdef"},
-		"server:secret":                            {"", "secret"},
-		"just a password":                          {"", "just a password"},
-		"K10 as a password":                        {"", "K10 as a password"},
+		"K10" + hash + "::abcdef.0123456789abcdef": {hash, "", "abcdef.0123456789abcdef"},
+		"K10" + hash + "::server:secret":           {hash, "server", "secret"},
+		"K10" + hash + "::node:with:colon\n":       {hash, "node", "with:colon"},
+		"abcdef.0123456789abcdef":                  {"", "", "abcdef.0123456789abcdef"},
+		"server:secret":                            {"", "server", "secret"},
+		"just a password":                          {"", "", "just a password"},
+		"K10 as a password":                        {"", "", "K10 as a password"},
 	} {
 		if got, err := Parse(text); err != nil || got != want {
 			t.Errorf("%q: got %+v, %v", text, got, err)
+		}
+	}
+}
+
+func TestOnlyTheServerTokenLetsAServerJoin(t *testing.T) {
+	for text, want := range map[string]bool{
+		"K10" + hash + "::server:secret":           true,
+		"just a password":                          true,
+		"K10" + hash + "::node:secret":             false,
+		"K10" + hash + "::abcdef.0123456789abcdef": false,
+		"abcdef.0123456789abcdef":                  false,
+	} {
+		if got, err := Parse(text); err != nil || got.JoinsServers() != want {
+			t.Errorf("%q: got %v, %v", text, got.JoinsServers(), err)
 		}
 	}
 }
