@@ -13,16 +13,19 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/grpclog"
 	certutil "k8s.io/client-go/util/cert"
 
 	"orch.dev/k3s-standin/internal/bootstrap"
@@ -232,6 +235,9 @@ func (s *Store) knownOthers() []string {
 	return slices.DeleteFunc(members, func(url string) bool { return url == s.clientURL() })
 }
 
+// quietGRPC keeps to errors what gRPC says of connections that it tries again.
+var quietGRPC = sync.OnceFunc(func() { grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, os.Stderr)) })
+
 // Client returns a client of the given members, or of this server's own.
 func Client(data layout.Data, endpoints ...string) (*clientv3.Client, error) {
 	pki := func(name string) string { return data.Server("tls", "etcd", name) }
@@ -246,6 +252,7 @@ func Client(data layout.Data, endpoints ...string) (*clientv3.Client, error) {
 	if len(endpoints) == 0 {
 		endpoints = []string{"https://" + ClientAddress}
 	}
+	quietGRPC()
 	return clientv3.New(clientv3.Config{
 		Endpoints: endpoints, DialTimeout: dialTimeout, Logger: zap.NewNop(),
 		TLS: &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots},

@@ -35,8 +35,9 @@ func reset(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	var group process.Group
-	defer group.Stop()
-	if err := controlplane.StartEtcd(ctx, &group, store); err != nil {
+	err = controlplane.StartEtcd(ctx, &group, store)
+	group.Stop()
+	if err != nil {
 		return err
 	}
 	if err := datastore.FinishReset(cfg.DataDir); err != nil {
