@@ -83,6 +83,12 @@ UNIT
 # configure MACHINE: K3s's settings, from stdin.
 configure() { on "$1" sh -c 'cat >/etc/rancher/k3s/config.yaml'; }
 
+# start_pod NAME: on the agent, so that it must hear of it.
+start_pod() {
+    kubectl run "$1" --image=orch.dev/k3s-standin/pause:1 --overrides="{\"spec\":{\"nodeName\":\"$agent\"}}" >/dev/null
+    within 60 "a pod starts on the agent" kubectl wait --for=condition=Ready "pod/$1" --timeout=1s
+}
+
 # join TOKEN: starts the agent with a token; fails if it does not get up.
 join() {
     on "$agent" sh -c 'umask 077; cat >/etc/rancher/k3s/token' <<<"$1"
@@ -184,13 +190,12 @@ api=$second
 within 60 "the API answers without the first server" kubectl get configmap smoke
 within 90 "the agent goes to another server" sh -c "! docker exec $agent grep -q '\"$address:6443\"' /var/lib/rancher/k3s/agent/etc/k3s-agent-load-balancer.json"
 on "$agent" timeout 120 systemctl restart k3s || fail "the agent does not start without the server it joined"
-kubectl run smoke --image=orch.dev/k3s-standin/pause:1 --overrides="{\"spec\":{\"nodeName\":\"$agent\"}}" >/dev/null
-within 60 "a pod starts on the agent" kubectl wait --for=condition=Ready pod/smoke --timeout=1s
+start_pod before
 kubectl wait --for=condition=Ready "node/$agent" --timeout=1s >/dev/null || fail "the agent is not Ready without the first server"
 say "ok: the agent outlives the server it joined"
 on "$server" sh -ec 'iptables -D INPUT -i eth0 -j DROP; iptables -D OUTPUT -o eth0 -j DROP'
 api=$server
-within 90 "the first server is back" kubectl get pod smoke
+within 90 "the first server is back" kubectl get pod before
 within 60 "it is Ready" kubectl wait --for=condition=Ready "node/$server" --timeout=1s
 
 on "$server" k3s etcd-snapshot save --name smoke >/dev/null 2>&1 || fail "no snapshot is saved"
@@ -208,5 +213,5 @@ on "$server" timeout 120 systemctl start k3s || fail "the server does not start 
 say "ok: a snapshot is saved and restored"
 on "$second" sh -c 'rm -rf /var/lib/rancher/k3s/server/db; systemctl start --no-block k3s'
 within 120 "the second server joins again" on "$second" k3s kubectl get configmap smoke
-within 60 "the agent is Ready" kubectl wait --for=condition=Ready "node/$agent" --timeout=1s
+start_pod after
 say "passed"
