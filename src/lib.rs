@@ -4,6 +4,7 @@
 //! `process`, `progress` and `project` are what they all may use.
 
 pub mod artifacts;
+pub mod bundle;
 pub mod cli;
 pub mod commands;
 pub mod config;

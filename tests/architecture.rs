@@ -64,6 +64,7 @@ fn domains_never_import_one_another() {
     let leaves = ["files", "process", "progress", "project", "remote"];
     let domains = [
         "artifacts",
+        "bundle",
         "config",
         "host",
         "images",

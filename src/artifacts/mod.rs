@@ -64,6 +64,8 @@ pub struct Artifacts {
     pub source: Source,
     /// Asset name -> SHA-256 in hex; the checksum file itself is not among them.
     pub sha256: BTreeMap<String, String>,
+    /// Further archives of images that the nodes are given, with their SHA-256.
+    pub archives: Vec<(PathBuf, String)>,
 }
 
 impl Artifacts {
@@ -78,6 +80,15 @@ impl Artifacts {
             .chain([checksum_file()])
             .map(|name| self.directory.join(name))
             .collect()
+    }
+
+    /// SHA-256 of the further archives by file name.
+    pub fn archive_sums(&self) -> BTreeMap<String, String> {
+        let named = self.archives.iter().filter_map(|(path, sum)| {
+            let name = path.file_name()?.to_string_lossy().into_owned();
+            Some((name, sum.clone()))
+        });
+        named.collect()
     }
 
     /// The K3s program itself.
@@ -183,6 +194,7 @@ pub async fn acquire(
             directory: directory.to_owned(),
             source: Source::Directory,
             sha256,
+            archives: Vec::new(),
         });
     }
     let reason = match request.policy {
@@ -196,6 +208,7 @@ pub async fn acquire(
                         directory,
                         source: Source::Cache,
                         sha256,
+                        archives: Vec::new(),
                     });
                 }
                 // Nothing is there yet, or somebody deleted a damaged file: what is missing is fetched.
@@ -209,6 +222,7 @@ pub async fn acquire(
                         directory,
                         source: Source::Release,
                         sha256,
+                        archives: Vec::new(),
                     });
                 }
                 Err(ArtifactError::Unreachable { url, .. })
@@ -229,6 +243,7 @@ pub async fn acquire(
         directory,
         source: Source::Standin { reason },
         sha256,
+        archives: Vec::new(),
     })
 }
 

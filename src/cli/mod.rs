@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod attest;
+pub mod bundle;
 pub mod cluster;
 pub mod images;
 
@@ -23,6 +24,7 @@ Examples:
   orch create --dry-run           what it would do
   orch status                     nodes, rollouts, endpoints, digests
   orch images push --pin          build, push and pin what changed
+  orch bundle create              all of it in one file, for a place without a network
   orch kubectl -- get pods -A     kubectl for this cluster, where none is installed
   orch -f other.yaml create       a second cluster beside the first
 
@@ -59,6 +61,8 @@ pub enum Command {
     Cluster(Box<cluster::ClusterArgs>),
     /// Build, name by content, push and pin images
     Images(Box<images::ImagesArgs>),
+    /// One file with all that a cluster is made from, for places without a network
+    Bundle(Box<bundle::BundleArgs>),
     /// Apply the stacks' manifests and wait until everything runs
     Apply(apply::ApplyArguments),
     /// Nodes, rollouts, endpoints and digests as they are now

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Context, publish};
+use super::{Context, bundled, publish};
 use crate::artifacts::{self, Artifacts, Source};
 use crate::config::K3sSource;
 use crate::exit::{Exit, WithExit as _};
@@ -36,6 +36,9 @@ pub(super) async fn find(
     provider: Provider,
     progress: &dyn Progress,
 ) -> anyhow::Result<Artifacts> {
+    if let Some(unpacked) = bundled::find(context)? {
+        return bundled::artifacts(context, &unpacked, progress).await;
+    }
     let k3s = &context.config.k3s;
     let directory = k3s.directory.as_ref().map(|path| context.path(path));
     let standin = context.path("ci/k3s-standin".as_ref());
@@ -134,6 +137,7 @@ mod tests {
             directory: folder.path().to_owned(),
             source,
             sha256: BTreeMap::from([("k3s".to_owned(), sum.repeat(32))]),
+            archives: Vec::new(),
         };
         let reason = String::new();
         hold(&context, &got(Source::Standin { reason }, "ab")).unwrap();

@@ -38,7 +38,7 @@ pub(super) async fn run(context: &Context, arguments: &RemoveArgs) -> anyhow::Re
 /// `orch destroy` on SSH hosts: K3s and orch go from every host, also from those that orch.yaml has no more; the hosts stay.
 /// A host that cannot be freed keeps none of the others; `force` forgets it.
 pub(super) async fn all(context: &Context, step: &Arc<Step>, force: bool) -> anyhow::Result<()> {
-    let delivery = machines::delivery_for_reset()?;
+    let delivery = machines::delivery_for_reset(context)?;
     let options = reach::options(context, &Access::default())?;
     let shown = Shown(Arc::clone(step));
     let mut hosts = reach::hosts(context)?;
@@ -285,7 +285,7 @@ async fn free(
         ));
         return Ok(());
     };
-    let delivery = machines::delivery_for_reset()?;
+    let delivery = machines::delivery_for_reset(context)?;
     let options = reach::options(context, access)?;
     let shown = Shown(Arc::clone(step));
     let reports = nodes::reset(&[host], &delivery, &options, &shown).await;

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use super::{
-    Context, artifacts as k3s, cluster, cluster_labels, cluster_nodes, doctor, machines, manifests,
-    publish, status,
+    Context, artifacts as k3s, bundled, cluster, cluster_labels, cluster_nodes, doctor, machines,
+    manifests, publish, status,
 };
 use crate::artifacts::{Artifacts, Source};
 use crate::cli::CreateArgs;
@@ -80,6 +80,11 @@ async fn artifacts(context: &Context) -> anyhow::Result<Artifacts> {
 
 async fn images(context: &Context) -> anyhow::Result<()> {
     let step = context.ui.step("images");
+    if let Some(unpacked) = bundled::find(context)? {
+        let count = unpacked.announced.contents.images.len();
+        step.done(&format!("{count} images from the bundle"));
+        return Ok(());
+    }
     let report = publish::push(context, Arc::clone(&step)).await?;
     step.done(&format!(
         "{} images pinned, {} requests, {} bytes sent",
@@ -124,8 +129,17 @@ async fn plan(context: &Context) -> anyhow::Result<()> {
             _ => format!("machines   {name} would be made and provisioned"),
         });
     }
-    for step in publish::plan(context).await? {
-        lines.push(format!("images     {step}"));
+    if let Some(unpacked) = bundled::find(context)? {
+        for image in &unpacked.announced.contents.images {
+            lines.push(format!(
+                "images     {} would be given to every node",
+                crate::bundle::layout::name(image)
+            ));
+        }
+    } else {
+        for step in publish::plan(context).await? {
+            lines.push(format!("images     {step}"));
+        }
     }
     for stack in &context.config.stacks {
         lines.push(format!(

@@ -1,6 +1,6 @@
 //! `orch doctor`, and the preflight of the commands that need a ready host.
 
-use super::{Context, machines};
+use super::{Context, bundled, machines};
 use crate::exit::{Exit, WithExit as _};
 use crate::host::{Finding, HostError, Privilege, Requirement, group};
 use crate::machines::Provider;
@@ -13,7 +13,8 @@ const FIRST_RUN_MIB: u64 = 10 * 1024;
 const LATER_RUN_MIB: u64 = 1024;
 
 /// What this cluster asks of the host. Ports count only before the cluster has them itself.
-fn requirements(context: &Context, with_ports: bool) -> Vec<Requirement> {
+fn requirements(context: &Context, with_ports: bool) -> anyhow::Result<Vec<Requirement>> {
+    let is_bundled = bundled::is(context)?;
     let program = |name, package, why, home| Requirement::Program {
         name,
         package,
@@ -36,18 +37,26 @@ fn requirements(context: &Context, with_ports: bool) -> Vec<Requirement> {
             "makes the machines' keys",
             "https://www.openssh.com/portable.html",
         ),
-        program(
+    ];
+    if !is_bundled {
+        list.push(program(
             "debootstrap",
             "debootstrap",
             "makes base images where Docker Hub cannot be reached",
             "https://salsa.debian.org/installer-team/debootstrap",
-        ),
-        // Images are built by Docker with every provider.
-        Requirement::EngineInstalled,
-        Requirement::EngineRunning,
-        Requirement::EngineSpace { mib },
-        Requirement::Buildx,
-    ];
+        ));
+    }
+    // Images are built by Docker with every provider; those of a bundle are built already.
+    if !is_bundled || context.provider() == Provider::Docker {
+        list.extend([
+            Requirement::EngineInstalled,
+            Requirement::EngineRunning,
+            Requirement::EngineSpace { mib },
+        ]);
+    }
+    if !is_bundled {
+        list.push(Requirement::Buildx);
+    }
     if context.provider() != Provider::Ssh {
         list.push(program(
             "vagrant",
@@ -77,7 +86,7 @@ fn requirements(context: &Context, with_ports: bool) -> Vec<Requirement> {
     if with_ports {
         list.push(ports(context));
     }
-    list
+    Ok(list)
 }
 
 fn ports(context: &Context) -> Requirement {
@@ -115,7 +124,7 @@ pub(super) async fn preflight(context: &Context) -> anyhow::Result<()> {
     }
     let privilege = Privilege::detect();
     let mut fixed = Vec::new();
-    for requirement in requirements(context, false) {
+    for requirement in requirements(context, false)? {
         let failing = || format!("this host is not ready: {}", requirement.name());
         if requirement == Requirement::EngineRunning {
             enter_docker_group(&context.ui);
@@ -182,7 +191,7 @@ pub(super) async fn engine(context: &Context) -> anyhow::Result<()> {
 /// What `create` would have to get first.
 pub(super) async fn missing(context: &Context) -> anyhow::Result<Vec<String>> {
     let mut missing = Vec::new();
-    for requirement in requirements(context, ports_matter(context).await) {
+    for requirement in requirements(context, ports_matter(context).await)? {
         if let Finding::Missing(what) = requirement
             .check()
             .await
@@ -197,7 +206,7 @@ pub(super) async fn missing(context: &Context) -> anyhow::Result<Vec<String>> {
 pub(super) async fn run(context: &Context, fix: bool) -> anyhow::Result<Exit> {
     let privilege = Privilege::detect();
     let mut ready = true;
-    for requirement in requirements(context, ports_matter(context).await) {
+    for requirement in requirements(context, ports_matter(context).await)? {
         let mut finding = requirement.check().await;
         if fix && matches!(finding, Ok(Finding::Missing(_))) {
             finding = match requirement.fix(&privilege).await {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use orch_contract::{ClusterKeys, NodeName, Secret, StorageKind};
 use tempfile::TempDir;
 
-use super::{Context, artifacts, doctor, manifests, publish};
+use super::{Context, artifacts, bundle, bundled, doctor, manifests, publish};
 use crate::artifacts::{self as release, Artifacts};
 use crate::config::{self, Config, Share};
 use crate::exit::{Exit, WithExit as _};
@@ -94,8 +94,19 @@ fn storage(config: &Config, provider: Provider) -> StorageKind {
     }
 }
 
+/// The provisioner that nodes are given.
+fn provisioner(context: &Context) -> anyhow::Result<PathBuf> {
+    match bundled::find(context)? {
+        Some(unpacked) => bundle::coded(
+            bundled::provisioner(&unpacked),
+            "checking the provisioner of the bundle",
+        ),
+        None => built_provisioner(),
+    }
+}
+
 /// The provisioner, built from the same sources: the one that `Scripts/orch` names, else the one beside orch.
-fn provisioner() -> anyhow::Result<PathBuf> {
+pub(super) fn built_provisioner() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("ORCH_PROVISIONER") {
         return Ok(path.into());
     }
@@ -235,8 +246,8 @@ pub(super) fn delivery(prepared: &Prepared) -> Delivery {
 }
 
 /// What a node gets that is only to be freed of K3s.
-pub(super) fn delivery_for_reset() -> anyhow::Result<Delivery> {
-    let program = machines::provisioner(&provisioner()?);
+pub(super) fn delivery_for_reset(context: &Context) -> anyhow::Result<Delivery> {
+    let program = machines::provisioner(&provisioner(context)?);
     let program = program.exit(Exit::Machine, "looking for the provisioner")?;
     Ok(Delivery {
         provisioner: shared(&program),
@@ -286,6 +297,7 @@ fn request<'a>(
                 let sum = sum.map_or_else(|| release::sha256_of(&path), Ok)?;
                 Ok((path, sum))
             })
+            .chain(artifacts.archives.iter().cloned().map(Ok))
             .collect::<Result<_, release::ArtifactError>>()
             .exit(Exit::Machine, "hashing K3s's assets")?,
         sha256: artifacts.sha256.clone(),
@@ -305,7 +317,9 @@ fn request<'a>(
                 .collect(),
         },
         state,
-        provisioner: provisioner()?,
+        images: artifacts.archive_sums(),
+        download: !bundled::is(context)?,
+        provisioner: provisioner(context)?,
     })
 }
 

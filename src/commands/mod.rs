@@ -4,6 +4,9 @@
 pub mod apply;
 mod artifacts;
 mod attest;
+mod bundle;
+mod bundle_collect;
+mod bundled;
 mod cluster;
 mod cluster_keys;
 mod cluster_labels;
@@ -35,6 +38,7 @@ use std::time::Duration;
 use clap::CommandFactory as _;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cli::bundle::BundleCommand;
 use crate::cli::cluster::{ClusterCommand, KeysCommand, SnapshotCommand};
 use crate::cli::{Cli, Command, ConfigCommand, KubeconfigCommand, MachinesCommand};
 use crate::config::images::ImagesOnly;
@@ -137,6 +141,19 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
         ui.result(String::from_utf8_lossy(&script).trim_end());
         return Ok(Exit::Success);
     }
+    if let Command::Bundle(arguments) = &cli.command {
+        match &arguments.command {
+            BundleCommand::Create(_) => {}
+            BundleCommand::List(arguments) => {
+                bundle::list(ui, arguments).await?;
+                return Ok(Exit::Success);
+            }
+            BundleCommand::Install(arguments) => {
+                bundle::install(ui, arguments).await?;
+                return Ok(Exit::Success);
+            }
+        }
+    }
     let command = match cli.command {
         Command::Images(arguments) => {
             match ImagesOnly::load(&cli.file)
@@ -181,6 +198,11 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
         Command::Destroy(arguments) => cluster::destroy(&context, arguments.force).await?,
         Command::Cluster(arguments) => return cluster_command(&context, arguments.command).await,
         Command::Images(arguments) => return publish::run(&context, *arguments).await,
+        Command::Bundle(arguments) => {
+            if let BundleCommand::Create(arguments) = &arguments.command {
+                bundle::create(&context, arguments).await?;
+            }
+        }
         Command::Apply(arguments) => manifests::run(&context, &arguments).await?,
         Command::Status => status::run(&context).await?,
         Command::Doctor(arguments) => return doctor::run(&context, arguments.fix).await,

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Context;
 use super::images::build_for_host;
 use super::images_exit::coded_while;
 use super::images_settings::{self, Choice, ImageSettings, pipeline};
+use super::{Context, bundled};
 use crate::cli::images::{ImagesArgs, ImagesCommand};
 use crate::config::Registry;
 use crate::config::images::{Images, ImagesOnly};
@@ -15,7 +15,7 @@ use crate::exit::{Exit, WithExit as _};
 use crate::images::attest::Attest;
 use crate::images::attest::key::KeyFile;
 use crate::images::component::Definition;
-use crate::images::destination::Destination;
+use crate::images::destination::{DOCKER_HUB, Destination};
 use crate::images::engine::Engine;
 use crate::images::event::Reporter;
 use crate::images::execute::{Pipeline, Rehearsal, Report};
@@ -213,10 +213,22 @@ pub(super) async fn node_image(
     context: &Context,
     reporter: Arc<dyn Reporter>,
 ) -> anyhow::Result<()> {
+    let image = context.resources().node_image();
+    if bundled::is(context)? {
+        // Its base images cannot be had without a network.
+        return Engine::default()
+            .run(&["image", "inspect", "--format", "{{.Id}}", &image])
+            .await
+            .map(|_| ())
+            .exit(
+                Exit::Machine,
+                format!("a bundle holds no node image: `docker save {image}` where the bundle was made, and `docker load` here"),
+            );
+    }
     let built = build_for_host(&settings(context), NODE_COMPONENT, reporter).await;
     let tag = coded_while("building the node image", built)?;
     Engine::default()
-        .run(&["tag", &tag, &context.resources().node_image()])
+        .run(&["tag", &tag, &image])
         .await
         .map(|_| ())
         .exit(Exit::Machine, "tagging the node image")
@@ -229,11 +241,43 @@ fn destination(context: &Context) -> anyhow::Result<Destination> {
 
 /// Whether images go to the registry that stands in for Docker Hub.
 pub(super) fn uses_local_registry(context: &Context) -> anyhow::Result<bool> {
-    Ok(destination(context)?.stand_in.is_some())
+    Ok(!bundled::is(context)? && destination(context)?.stand_in.is_some())
+}
+
+/// Where this project's images go, if `repository` of `registry` is one of theirs.
+pub(super) fn own_registry(
+    context: &Context,
+    registry: &str,
+    repository: &str,
+) -> anyhow::Result<Option<Destination>> {
+    if registry != DOCKER_HUB {
+        return Ok(None);
+    }
+    let destination = destination(context)?;
+    let is_ours = repository
+        .strip_prefix(&destination.namespace)
+        .is_some_and(|rest| rest.starts_with('/'));
+    Ok(is_ours.then_some(destination))
+}
+
+/// Starts the registry that stands in for Docker Hub, where there is one.
+pub(super) async fn run_stand_in(
+    context: &Context,
+    destination: &Destination,
+    reporter: Arc<dyn Reporter>,
+) -> anyhow::Result<()> {
+    if destination.stand_in.is_none() {
+        return Ok(());
+    }
+    let pipeline = make(context, Choice::default(), reporter)?;
+    coded_while("starting the registry", pipeline.start_stand_in().await)
 }
 
 /// Gives the registry that stands in for Docker Hub an address in the machines' network.
 pub(super) async fn attach_registry(context: &Context) -> anyhow::Result<()> {
+    if bundled::is(context)? {
+        return Ok(());
+    }
     let destination = destination(context)?;
     let Some(stand_in) = &destination.stand_in else {
         return Ok(());
@@ -262,6 +306,9 @@ pub(super) async fn attach_registry(context: &Context) -> anyhow::Result<()> {
 
 /// Starts the registry again, after the machines were.
 pub(super) async fn start_registry(context: &Context) -> anyhow::Result<()> {
+    if bundled::is(context)? {
+        return Ok(());
+    }
     let step = context.ui.step("registry");
     let pipeline = make(
         context,

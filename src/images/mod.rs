@@ -30,6 +30,7 @@ pub mod push;
 pub mod reference;
 pub mod registry;
 pub mod select;
+pub mod take;
 
 /// Anything that can go wrong between a Dockerfile and a pinned manifest.
 #[derive(Debug, thiserror::Error)]

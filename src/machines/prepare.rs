@@ -38,6 +38,10 @@ pub struct Request<'a> {
     pub artifacts: Vec<(PathBuf, String)>,
     /// `name of the asset -> sha256`, what the nodes hold a binary against.
     pub sha256: BTreeMap<String, String>,
+    /// Which of the artifacts are archives of images besides K3s's own, by name, and their sums.
+    pub images: BTreeMap<String, String>,
+    /// Whether nodes may get from the release what they are not given.
+    pub download: bool,
     /// Where the nodes find what docker.io would give them.
     pub mirror: Option<String>,
     pub volumes: Vec<VolumeDirectory>,
@@ -255,6 +259,10 @@ fn node_config(
         },
         artifacts: Artifacts {
             sha256: request.sha256.clone(),
+            images: request.images.clone(),
+            release_url: Artifacts::default()
+                .release_url
+                .filter(|_| request.download),
             ..Artifacts::default()
         },
         registries: Registries {

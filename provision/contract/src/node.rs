@@ -148,6 +148,10 @@ pub struct Artifacts {
     pub release_url: Option<String>,
     /// SHA-256 locks, asset name -> 64 hex digits. They win over any checksum file.
     pub sha256: BTreeMap<String, String>,
+    /// Archives of images besides K3s's own, file name -> SHA-256 in 64 hex digits. They lie in `directories` and go to where
+    /// K3s imports images from.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub images: BTreeMap<String, String>,
 }
 
 impl Default for Artifacts {
@@ -157,6 +161,7 @@ impl Default for Artifacts {
             binary: None,
             release_url: Some(DEFAULT_RELEASE_URL.to_owned()),
             sha256: BTreeMap::new(),
+            images: BTreeMap::new(),
         }
     }
 }

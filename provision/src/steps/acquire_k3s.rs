@@ -43,6 +43,11 @@ pub(crate) enum AcquireError {
         version: String,
         asset: String,
     },
+    #[error("there is no {archive} in {}", directories.join(", "))]
+    NoArchive {
+        archive: String,
+        directories: Vec<String>,
+    },
     #[error("artifacts.binary: there is no {}", path.display())]
     GivenMissing { path: PathBuf },
     #[error(
@@ -134,10 +139,13 @@ impl AcquireK3s<'_> {
                 self.install_binary(asset, &path, &sha256, report).await?
             }
         };
-        if let Some((asset, Source::Local { path, sha256 })) = self.find_images()? {
-            let target = Path::new(paths::AIRGAP_IMAGES).join(&asset);
-            if self.context.system.files.sha256(&target)?.as_deref() != Some(&sha256) {
-                let staged = self.stage(&asset, &path, &target, 0o644, &sha256)?;
+        for archive in self.find_archives()? {
+            let target = Path::new(paths::AIRGAP_IMAGES).join(&archive.name);
+            let sha256 = &archive.sha256;
+            if self.context.system.files.sha256(&target)?.as_ref() != Some(sha256) {
+                let path = archive.path.as_ref();
+                let path = path.ok_or_else(|| self.no_archive(&archive.name))?;
+                let staged = self.stage(&archive.name, path, &target, 0o644, sha256)?;
                 self.context.system.files.rename(&staged, &target)?;
             }
         }

@@ -79,6 +79,11 @@ impl<'a> StartK3s<'a> {
             changed.extend(prepared.changed);
         }
         inputs.insert(paths::BINARY.to_owned(), installed.sha256.clone());
+        // Not every K3s watches the folder that it imports images from; all look when they start.
+        for (archive, sha256) in &context.config.artifacts.images {
+            let path = format!("{}/{archive}", paths::AIRGAP_IMAGES);
+            inputs.insert(path, sha256.to_ascii_lowercase());
+        }
         if installed.is_replaced {
             changed.push(paths::BINARY.to_owned());
         }
@@ -315,7 +320,7 @@ mod tests {
     #[tokio::test]
     async fn it_is_restarted_only_when_an_input_changed() {
         let machine = Machine::fit();
-        let config = server_config();
+        let mut config = server_config();
         let old = false;
         assert_eq!(
             run(&machine, &config, "b1", "c1", old).await.unwrap(),
@@ -339,6 +344,12 @@ mod tests {
                 .unwrap()
                 .is_empty()
         );
+        let images = &mut config.artifacts.images;
+        images.insert("orch-images.tar".to_owned(), "a".repeat(64));
+        for restarts in [["restart k3s.service"].as_slice(), &[]] {
+            let done = run(&machine, &config, "b2", "c2", old).await.unwrap();
+            assert_eq!(done, restarts);
+        }
     }
 
     #[tokio::test]

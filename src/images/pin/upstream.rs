@@ -97,7 +97,8 @@ pub(super) async fn resolve(
 }
 
 impl Asking {
-    fn client(&self, registry: &str) -> Result<Arc<dyn Registry>, RegistryError> {
+    /// A client that is patient and modest.
+    pub fn client(&self, registry: &str) -> Result<Arc<dyn Registry>, RegistryError> {
         let client = HttpRegistry::new(
             Endpoint::of(registry, self.plain_http)?.trusting(self.ca_file.clone()),
             credentials::find(registry)?,

@@ -56,6 +56,18 @@ fn an_error_names_the_key() {
             json!({"artifacts": {"sha256": {"k3s": "abc"}}}),
             "artifacts.sha256.k3s: ",
         ),
+        (
+            json!({"artifacts": {"images": {"a.tar": "abc"}}}),
+            "artifacts.images.a.tar: ",
+        ),
+        (
+            json!({"artifacts": {"images": {"../a.tar": "a".repeat(64)}}}),
+            "artifacts.images.../a.tar: ",
+        ),
+        (
+            json!({"artifacts": {"images": {"k3s-airgap-images-amd64.tar": "a".repeat(64)}}}),
+            "artifacts.images.k3s-airgap-images-amd64.tar: ",
+        ),
         (json!({"storage": {"path": "x"}}), "storage.path: "),
         (
             json!({"storage": {"directories": [{"path": "../x", "uid": 1, "gid": 1}]}}),

@@ -146,12 +146,26 @@ impl NodeConfig {
                 format!("{url:?} is not an https URL")
             })?;
         }
+        let is_sum = |sum: &str| sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit());
         for (asset, sum) in &self.artifacts.sha256 {
-            require(
-                sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit()),
-                &format!("artifacts.sha256.{asset}"),
-                || format!("{sum:?} is not 64 hexadecimal digits"),
-            )?;
+            require(is_sum(sum), &format!("artifacts.sha256.{asset}"), || {
+                format!("{sum:?} is not 64 hexadecimal digits")
+            })?;
+        }
+        for (archive, sum) in &self.artifacts.images {
+            let key = format!("artifacts.images.{archive}");
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            // K3s's own archive has its place in `sha256`, and K3s passes over what is hidden or no archive.
+            let is_archive = archive.bytes().all(is_plain)
+                && archive.ends_with(".tar")
+                && !archive.starts_with('.')
+                && !archive.starts_with("k3s-airgap-images");
+            require(is_archive, &key, || {
+                format!("{archive:?} is no file name of an archive (*.tar)")
+            })?;
+            require(is_sum(sum), &key, || {
+                format!("{sum:?} is not 64 hexadecimal digits")
+            })?;
         }
         Ok(())
     }

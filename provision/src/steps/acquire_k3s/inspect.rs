@@ -28,13 +28,14 @@ impl AcquireK3s<'_> {
                 detail,
             ));
         }
-        if let Some((asset, source)) = self.find_images()? {
-            let target = Path::new(paths::AIRGAP_IMAGES).join(&asset);
-            let (action, detail) = match files.sha256(&target)? {
+        for archive in self.find_archives()? {
+            let target = Path::new(paths::AIRGAP_IMAGES).join(&archive.name);
+            let present = files.sha256(&target)?;
+            let (action, detail) = match present {
                 None => (Action::Create, "is missing"),
                 Some(_) => (Action::Update, "differs"),
             };
-            if files.sha256(&target)?.as_deref() != source.sha256() {
+            if present.as_ref() != Some(&archive.sha256) {
                 let name = target.display().to_string();
                 changes.push(Change::new(Subject::File, name, action, detail));
             }

@@ -18,6 +18,15 @@ pub(super) enum Source {
     },
 }
 
+/// An archive that K3s is to import images from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Archive {
+    pub(super) name: String,
+    pub(super) sha256: String,
+    /// Where it would come from. A plan is made before anything is delivered.
+    pub(super) path: Option<PathBuf>,
+}
+
 impl Source {
     pub(super) fn sha256(&self) -> Option<&str> {
         match self {
@@ -101,14 +110,54 @@ impl AcquireK3s<'_> {
         Ok(None)
     }
 
-    pub(super) fn nowhere(&self, asset: &str) -> AcquireError {
+    /// All archives of images: K3s's own, if it is there, and those that the configuration names.
+    pub(super) fn find_archives(&self) -> Result<Vec<Archive>, AcquireError> {
+        let mut archives = Vec::new();
+        if let Some((name, Source::Local { path, sha256 })) = self.find_images()? {
+            archives.push(Archive {
+                name,
+                sha256,
+                path: Some(path),
+            });
+        }
+        let artifacts = &self.context.config.artifacts;
+        for (name, sha256) in &artifacts.images {
+            let mut path = None;
+            for directory in &artifacts.directories {
+                let candidate = directory.join(name);
+                if self.context.system.files.exists(&candidate)? {
+                    path = Some(candidate);
+                    break;
+                }
+            }
+            archives.push(Archive {
+                name: name.clone(),
+                sha256: sha256.to_ascii_lowercase(),
+                path,
+            });
+        }
+        Ok(archives)
+    }
+
+    pub(super) fn no_archive(&self, archive: &str) -> AcquireError {
+        AcquireError::NoArchive {
+            archive: archive.to_owned(),
+            directories: self.directories(),
+        }
+    }
+
+    fn directories(&self) -> Vec<String> {
         let directories = &self.context.config.artifacts.directories;
+        directories
+            .iter()
+            .map(|directory| directory.display().to_string())
+            .collect()
+    }
+
+    pub(super) fn nowhere(&self, asset: &str) -> AcquireError {
         AcquireError::Nowhere {
             asset: asset.to_owned(),
-            directories: directories
-                .iter()
-                .map(|directory| directory.display().to_string())
-                .collect(),
+            directories: self.directories(),
         }
     }
 }

@@ -86,6 +86,48 @@ async fn a_wrong_checksum_names_both_and_installs_nothing() {
 }
 
 #[tokio::test]
+async fn archives_that_the_configuration_names_go_beside_k3ss_own() {
+    let machine = Machine::fit();
+    runnable(&machine);
+    let artifact = |name: &str, content: &str| {
+        let path = format!("/var/lib/orch/artifacts/{name}");
+        machine.files.put(&path, content, 0o644);
+    };
+    artifact("k3s", "BIN");
+    artifact("sha256sum-amd64.txt", &sums(&[("BIN", "k3s")]));
+    let mut config = server_config();
+    let images = &mut config.artifacts.images;
+    images.insert("orch-images.tar".to_owned(), sha256_hex(b"APP"));
+    let failure = run(machine.system(), &config).await.unwrap_err();
+    let message = failure.error().to_string();
+    assert_eq!(
+        message,
+        "there is no orch-images.tar in /var/lib/orch/artifacts"
+    );
+
+    artifact("orch-images.tar", "EVIL");
+    let failure = run(machine.system(), &config).await.unwrap_err();
+    let message = failure.error().to_string();
+    assert!(message.contains(&sha256_hex(b"EVIL")), "{message}");
+    let target = "/var/lib/rancher/k3s/agent/images/orch-images.tar";
+    assert_eq!(machine.files.text(target), None);
+
+    artifact("orch-images.tar", "APP");
+    run(machine.system(), &config).await.unwrap();
+    assert_eq!(machine.files.text(target).unwrap(), "APP");
+    machine.files.take_writes();
+    run(machine.system(), &config).await.unwrap();
+    assert_eq!(machine.files.take_writes(), Vec::<PathBuf>::new());
+
+    // Another set of images takes its place.
+    let images = &mut config.artifacts.images;
+    images.insert("orch-images.tar".to_owned(), sha256_hex(b"NEW"));
+    artifact("orch-images.tar", "NEW");
+    run(machine.system(), &config).await.unwrap();
+    assert_eq!(machine.files.text(target).unwrap(), "NEW");
+}
+
+#[tokio::test]
 async fn a_binary_without_a_checksum_is_refused() {
     let machine = Machine::fit();
     machine
