@@ -7,20 +7,11 @@ use axum::http::StatusCode;
 use futures_util::StreamExt;
 use lapin::options::{BasicGetOptions, QueueDeleteOptions};
 
-use crate::orders::{ORDER, post, queue_name};
+use crate::orders::{ORDER, post, queue_name, until_accepted};
 use crate::rabbitmq::RabbitMq;
 use crate::service::Service;
 use crate::wait::until;
 use crate::{gateway, nowhere};
-
-async fn until_accepted(gateway: &Service) -> String {
-    until("an order is accepted", async || {
-        let answer = post(gateway, ORDER).await;
-        (answer.status == StatusCode::OK)
-            .then(|| answer.json()["message_id"].as_str().unwrap().to_owned())
-    })
-    .await
-}
 
 async fn assert_not_accepted(gateway: &Service) {
     let answer = post(gateway, ORDER).await;
