@@ -127,3 +127,20 @@ func TestAServerWaitsForOneThatIsAway(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestAResetKeepsItsOwnTokenAndDropsAnother(t *testing.T) {
+	for text, kept := range map[string]bool{"secret": true, "another": false} {
+		file := t.TempDir() + "/token"
+		if err := layout.WriteFile(file, []byte(token.Format([]byte("a CA"), "server:"+text)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := dropOtherToken(file, token.Token{Bearer: "secret"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := os.Stat(file); (err == nil) != kept {
+			t.Errorf("%s: got %v", text, err)
+		}
+	}
+}

@@ -80,10 +80,22 @@ func restoreBootstrap(cfg *config.Config) error {
 	if err := bundle.Write(cfg.DataDir); err != nil {
 		return err
 	}
-	// The token of the snapshot is the cluster's again.
-	if err := os.Remove(tokenFile); err != nil && !os.IsNotExist(err) {
+	cfg.Token = text
+	return dropOtherToken(tokenFile, tok)
+}
+
+// dropOtherToken makes room for the token of the snapshot where this server had
+// another one; one that is the same is not out of its file for a moment.
+func dropOtherToken(file string, wanted token.Token) error {
+	content, err := os.ReadFile(file)
+	if os.IsNotExist(err) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	cfg.Token = text
-	return nil
+	if known, err := token.Parse(string(content)); err == nil && known.Bearer == wanted.Bearer {
+		return nil
+	}
+	return os.Remove(file)
 }
