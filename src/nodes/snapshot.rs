@@ -44,8 +44,10 @@ rm -f /var/lib/rancher/k3s/server/db/reset-flag
 K3S_CONFIG_FILE=$config /usr/local/bin/k3s server --cluster-reset --cluster-reset-restore-path="$1" \
     --token-file=/var/lib/rancher/k3s/server/token 2>&1
 "#;
-/// Snapshots are what is left when all else is lost.
+/// Snapshots are what is left when all else is lost. A server that made the cluster is configured to make one where it finds
+/// none: until it has been told to join, it must not start by itself.
 const WIPE: &str = r#"set -eu
+systemctl disable --quiet k3s.service
 systemctl stop k3s.service
 [ -d /var/lib/rancher/k3s/server/db ] || exit 0
 find /var/lib/rancher/k3s/server/db -mindepth 1 -maxdepth 1 ! -name snapshots -exec rm -rf {} +

@@ -8,6 +8,7 @@ use crate::system::FakeCommands;
 use crate::testing::{server_config, servers_config};
 
 const SERVER_TOKEN: &str = "K10abc::server:topsecret";
+const ETCD: &str = "etcd/member";
 const LIST: &str = "get secrets";
 const LEASES: &str = "get leases";
 const DELETE: &str = "delete secret";
@@ -82,6 +83,9 @@ impl Scene {
     fn put_data(&self, datastore: &str) {
         let path = self.server_data.path();
         std::fs::create_dir_all(path.join("db").join(datastore)).unwrap();
+        if datastore == ETCD {
+            std::fs::write(path.join("db/etcd/name"), "").unwrap();
+        }
         std::fs::write(path.join("token"), format!("{SERVER_TOKEN}\n")).unwrap();
     }
 
@@ -121,7 +125,7 @@ fn member(name: &str, role: Role) -> Member {
 #[tokio::test]
 async fn a_server_gets_the_servers_token_and_an_agent_never_does() {
     let scene = Scene::of(&servers_config(0));
-    scene.put_data("etcd/member");
+    scene.put_data(ETCD);
     let grant = scene.ask_as_server("s1").await.unwrap();
     assert_eq!(grant.token, JoinToken::parse(SERVER_TOKEN).unwrap());
     assert_eq!((grant.role, grant.expires_at), (Role::Server, None));
@@ -146,7 +150,7 @@ async fn a_server_gets_the_servers_token_and_an_agent_never_does() {
 #[tokio::test]
 async fn a_second_server_waits_for_the_first_to_have_joined() {
     let scene = Scene::of(&servers_config(0));
-    scene.put_data("etcd/member");
+    scene.put_data(ETCD);
     scene.ask_as_server("s1").await.unwrap();
     let refusal = scene.ask_as_server("s2").await.unwrap_err();
     assert_eq!(refusal.reason, RefusalReason::InTurn);
@@ -161,7 +165,7 @@ async fn what_a_server_has_decides_whether_another_may_make_a_cluster() {
     let reason = async |scene: &Scene| scene.ask_as_server("s0").await.unwrap_err().reason;
     assert_eq!(reason(&scene).await, RefusalReason::NoCluster);
     // One that stands still is a cluster all the same.
-    scene.put_data("etcd/member");
+    scene.put_data(ETCD);
     scene.kubectl("kube-node-lease", LEASES, 1, "connection refused");
     assert_eq!(reason(&scene).await, RefusalReason::NotReady);
     std::fs::remove_file(scene.kubeconfig.path()).unwrap();
@@ -176,7 +180,7 @@ async fn what_a_server_has_decides_whether_another_may_make_a_cluster() {
 #[tokio::test]
 async fn a_server_s_token_that_is_none_is_not_handed_out() {
     let scene = Scene::of(&servers_config(0));
-    scene.put_data("etcd/member");
+    scene.put_data(ETCD);
     for content in ["", "K10abc::abc123.topsecret", "two words"] {
         std::fs::write(scene.server_data.path().join("token"), content).unwrap();
         let refusal = scene.ask_as_server("s1").await.unwrap_err();

@@ -7,6 +7,8 @@ use crate::system::{FileError, Files};
 
 /// etcd makes it when it first starts, so that a start that failed before leaves none.
 const ETCD: &str = "db/etcd/member";
+/// The member's name: K3s writes it where other servers can join.
+const MEMBER_NAME: &str = "db/etcd/name";
 /// K3s renames it once its content has moved to etcd.
 const SQLITE: &str = "db/state.db";
 
@@ -15,7 +17,9 @@ const SQLITE: &str = "db/state.db";
 pub(crate) enum Datastore {
     /// It has none: it has never run, or was wiped to join again.
     None,
+    /// In something that no other server can join.
     Sqlite,
+    /// In embedded etcd.
     Etcd,
 }
 
@@ -33,9 +37,40 @@ impl Datastore {
         if exists(server.join(SQLITE))? {
             return Ok(Datastore::Sqlite);
         }
-        Ok(match exists(server.join(ETCD))? {
+        if !exists(server.join(ETCD))? {
+            return Ok(Datastore::None);
+        }
+        Ok(match exists(server.join(MEMBER_NAME))? {
             true => Datastore::Etcd,
-            false => Datastore::None,
+            false => Datastore::Sqlite,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::MemoryFiles;
+
+    #[test]
+    fn what_lies_in_the_folder_says_what_it_is() {
+        let folder = "/var/lib/rancher/k3s/server/db";
+        let of = |present: &[&str]| {
+            let files = MemoryFiles::default();
+            for path in present {
+                files.put(&format!("{folder}/{path}"), "", 0o600);
+            }
+            Datastore::of(&files).unwrap()
+        };
+        assert_eq!(of(&["etcd/member", "etcd/name"]), Datastore::Etcd);
+        assert_eq!(of(&["state.db"]), Datastore::Sqlite);
+        // A start that failed before etcd ran; snapshots that are kept.
+        assert_eq!(of(&["etcd/name", "snapshots/a"]), Datastore::None);
+        // While it is being moved, and where others cannot join.
+        assert_eq!(
+            of(&["state.db", "etcd/member", "etcd/name"]),
+            Datastore::Sqlite
+        );
+        assert_eq!(of(&["etcd/member"]), Datastore::Sqlite);
     }
 }

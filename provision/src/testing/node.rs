@@ -29,6 +29,7 @@ const MAIN_PROCESS: u32 = 77;
 /// Where K3s keeps the state.
 pub(crate) const SQLITE: &str = "/var/lib/rancher/k3s/server/db/state.db";
 pub(crate) const ETCD: &str = "/var/lib/rancher/k3s/server/db/etcd/member";
+const ETCD_NAME: &str = "/var/lib/rancher/k3s/server/db/etcd/name";
 const SERVER_TOKEN: &str = "K10abc::server:topsecret";
 const IMAGES: &str = "k3s-airgap-images-amd64.tar.zst";
 
@@ -238,11 +239,18 @@ impl Node {
         let was = Datastore::of(files).unwrap();
         if was != Datastore::Etcd && uses_etcd {
             files.remove(Path::new(SQLITE)).unwrap();
-            files.put(ETCD, "", 0o600);
+            self.put_etcd();
         } else if was == Datastore::None {
             files.put(SQLITE, "", 0o600);
         }
         files.put(paths::SERVER_TOKEN, SERVER_TOKEN, 0o600);
+    }
+
+    /// What a server has that made a cluster in etcd or joined one.
+    pub(crate) fn put_etcd(&self) {
+        for path in [ETCD, ETCD_NAME] {
+            self.machine.files.put(path, "", 0o600);
+        }
     }
 
     pub(crate) fn unit(&self) -> &'static str {

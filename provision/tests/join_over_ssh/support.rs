@@ -118,6 +118,7 @@ impl Cluster {
             fs::create_dir_all(self.path(folder)).unwrap();
         }
         fs::create_dir_all(self.path(SERVER_DATA).join("db/etcd/member")).unwrap();
+        fs::write(self.path(SERVER_DATA).join("db/etcd/name"), "").unwrap();
         fs::write(self.path(SERVER_DATA).join("token"), SERVER_TOKEN).unwrap();
         for file in ["etc/rancher/k3s/k3s.yaml", "record/tokens", "record/leases"] {
             fs::write(self.path(file), "").unwrap();

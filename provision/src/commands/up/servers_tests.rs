@@ -185,7 +185,7 @@ async fn a_cluster_in_sqlite_grows_from_its_own_server_and_no_other() {
 #[tokio::test]
 async fn a_server_with_data_goes_on_with_it_wherever_it_is_listed() {
     let (node, services) = server(1, [Other::Grants; 2]).await;
-    node.machine.files.put(ETCD, "", 0o600);
+    node.put_etcd();
     node.up(false).await;
     assert!(config_of(&node).contains("cluster-init: true"));
     assert_eq!(services[0].granted() + services[1].granted(), 0);
