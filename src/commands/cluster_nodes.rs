@@ -205,7 +205,7 @@ async fn visit(
         .filter_map(|report| Some((report.node.clone(), report.kubeconfig.take()?)));
     // The first server's, or another's where it is away.
     if let Some((server, bytes)) = answers.next() {
-        kubeconfig::keep(context, &server, &bytes)?;
+        kubeconfig::take(context, &server, &bytes).await?;
     }
     let changed = reports.iter().filter(|report| report.is_changed()).count();
     let failed = reports

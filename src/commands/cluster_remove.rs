@@ -15,11 +15,20 @@ use crate::machines::Provider;
 use crate::nodes;
 use crate::ui::Step;
 
+const CHOOSING: &str = "choosing nodes";
 /// How long K3s may take to take a member out of etcd.
 const MEMBER_GONE: Duration = Duration::from_secs(60);
 
 /// `orch cluster remove`.
 pub(super) async fn run(context: &Context, arguments: &RemoveArgs) -> anyhow::Result<Exit> {
+    for name in &arguments.nodes {
+        let mut servers = context.config.servers();
+        if let (Some(only), None) = (servers.next(), servers.next())
+            && only.name.value == name.as_str()
+        {
+            return Err(only_server(name.as_str())).exit(Exit::Input, CHOOSING);
+        }
+    }
     if arguments.dry_run {
         for name in &arguments.nodes {
             context.ui.result(&format!(
@@ -78,10 +87,7 @@ async fn refuse_server(
     }
     match without(&servers, name) {
         Left::Majority => Ok(true),
-        Left::Nobody => Err(anyhow::anyhow!(
-            "node {name} is the cluster's only server; `orch destroy` removes the whole cluster"
-        ))
-        .exit(Exit::Input, "choosing nodes"),
+        Left::Nobody => Err(only_server(name)).exit(Exit::Input, CHOOSING),
         Left::Minority { ready, needed } if !force => Err(anyhow::anyhow!(
             "without node {name}, {ready} of the other servers are Ready, and etcd would need {needed}: the cluster would stand still"
         ))
@@ -91,6 +97,12 @@ async fn refuse_server(
         ),
         Left::Minority { .. } => Ok(true),
     }
+}
+
+fn only_server(name: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "node {name} is the cluster's only server; `orch destroy` removes the whole cluster"
+    )
 }
 
 /// Who is left when a server goes.
@@ -174,7 +186,7 @@ pub(super) async fn one(
             "neither the cluster nor orch.yaml has a node {name:?}; the cluster has: {}",
             registered.join(", ")
         ))
-        .exit(Exit::Input, "choosing nodes");
+        .exit(Exit::Input, CHOOSING);
     }
     if is_registered {
         let options = kube_nodes::DrainOptions {

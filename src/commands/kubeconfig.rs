@@ -11,17 +11,21 @@ use crate::exit::{Exit, WithExit as _};
 use crate::kube::{kubeconfig, kubectl as kubectl_program, nodes};
 use crate::progress::Silent;
 
-/// A server's kubeconfig on stdin becomes the project's: another server address, names and namespace. That of a further
-/// server does only while the project's leads to nobody.
+/// A server's kubeconfig on stdin becomes the project's: another server address, names and namespace.
 pub(super) async fn import(context: &Context, server: Option<&str>) -> anyhow::Result<()> {
     let mut bytes = Zeroizing::new(Vec::new());
     std::io::stdin().lock().read_to_end(&mut bytes)?;
     let first = context.config.server().map(|node| node.name.value.as_str());
-    let server = server.or(first).unwrap_or_default();
-    if Some(server) != first && answers(context).await {
+    take(context, server.or(first).unwrap_or_default(), &bytes).await
+}
+
+/// Makes a server's kubeconfig the project's; a further server's only while the project's leads to nobody.
+pub(super) async fn take(context: &Context, server: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    let first = context.config.server();
+    if first.is_some_and(|first| first.name.value != server) && answers(context).await {
         return Ok(());
     }
-    keep(context, server, &bytes)
+    keep(context, server, bytes)
 }
 
 /// Whether the project's kubeconfig leads to an API server.
