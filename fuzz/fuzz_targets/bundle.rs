@@ -46,6 +46,7 @@ fn entry(archive: &mut Vec<u8>, path: &str, bytes: &[u8]) {
     let mut header = tar::Header::new_ustar();
     header.set_path(path).expect("a short path");
     header.set_size(bytes.len() as u64);
+    header.set_entry_type(tar::EntryType::Regular);
     header.set_mode(0o644);
     header.set_mtime(0);
     header.set_uid(0);
