@@ -12,7 +12,7 @@ Examples:
   orch cluster up                       make it so; a node that was added to orch.yaml joins
   orch cluster up --prune               and nodes that orch.yaml no longer has are drained, deleted and reset
   orch cluster remove agent2            the same for one node
-  orch cluster snapshot save            etcd's state, on a server; --output FILE also here
+  orch cluster snapshot save            etcd's state, on a server; -o FILE also here
   orch cluster upgrade                  after k3s.version changed: one node after the other, servers first
   orch cluster kubeconfig --merge       the cluster in ~/.kube/config
   orch cluster facts --output json      what each node is and runs")]
@@ -59,8 +59,8 @@ pub struct SnapshotSaveArgs {
     #[arg(default_value = "on-demand", value_parser = snapshot_name)]
     pub name: String,
     /// Fetch it into this file, mode 0600; it holds every Secret of the cluster
-    #[arg(long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
+    #[arg(short, long, value_name = "FILE")]
+    pub output_file: Option<PathBuf>,
     #[command(flatten)]
     pub access: Access,
 }

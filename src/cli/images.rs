@@ -192,7 +192,7 @@ pub enum ImagesCommand {
     Why(WhyArgs),
     /// Print the content hash of a build context, after .dockerignore
     #[command(
-        after_help = "The same files give the same hash on every machine, whatever their owners, times and umask.\n\nExamples:\n  orch images hash .\n  orch images hash services/web --file services/web/Dockerfile.debug\n  orch images hash . --rehash --output json"
+        after_help = "The same files give the same hash on every machine, whatever their owners, times and umask.\n\nExamples:\n  orch images hash .\n  orch images hash services/web --dockerfile services/web/Dockerfile.debug\n  orch images hash . --rehash --output json"
     )]
     Hash(HashArgs),
     /// Delete the images that no file, branch or cluster names; without --delete, only list them
@@ -355,6 +355,6 @@ pub struct HashArgs {
     #[arg(value_name = "FOLDER")]
     pub folder: PathBuf,
     /// The Dockerfile, because of its ignore file [default: FOLDER/Dockerfile]
-    #[arg(long, short, value_name = "FILE")]
-    pub file: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    pub dockerfile: Option<PathBuf>,
 }

@@ -144,3 +144,35 @@ pub enum ConfigCommand {
     /// Read the file; an error names line and column
     Check,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// clap finds out only when the option is read, and panics.
+    #[test]
+    fn no_option_of_a_command_takes_the_place_of_a_general_one() {
+        fn look(command: &clap::Command, general: &[clap::Id]) {
+            for own in command.get_arguments() {
+                let name = command.get_name();
+                assert!(!general.contains(own.get_id()), "{name}: {}", own.get_id());
+            }
+            for below in command.get_subcommands() {
+                look(below, general);
+            }
+        }
+        let command = Cli::command();
+        let general: Vec<clap::Id> = command
+            .get_arguments()
+            .filter(|argument| argument.is_global_set())
+            .map(|argument| argument.get_id().clone())
+            .collect();
+        assert_eq!(general.len(), 2);
+        for below in command.get_subcommands() {
+            look(below, &general);
+        }
+        command.debug_assert();
+    }
+}

@@ -89,13 +89,13 @@ async fn save(context: &Context, arguments: &SnapshotSaveArgs) -> anyhow::Result
                 continue;
             }
         };
-        if let Some(file) = &arguments.output {
+        if let Some(file) = &arguments.output_file {
             snapshot::download(host, &options, &shown, &saved, file)
                 .await
                 .exit(Exit::Machine, "fetching the snapshot")?;
         }
         step.done(&format!("{} on {}", saved.name, saved.server));
-        show_saved(context, &saved, arguments.output.as_deref())?;
+        show_saved(context, &saved, arguments.output_file.as_deref())?;
         return Ok(Exit::Success);
     }
     Err(all(failed)).exit(Exit::Machine, "making a snapshot")

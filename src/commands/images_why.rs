@@ -72,7 +72,7 @@ pub(super) fn explain(explanation: &Explanation) -> Text {
 pub(super) fn hash(arguments: &HashArgs, cache: &Path, rehash: bool) -> Result<Text, ContextError> {
     let started = Instant::now();
     let folder = &arguments.folder;
-    let dockerfile = match &arguments.file {
+    let dockerfile = match &arguments.dockerfile {
         Some(file) => file.clone(),
         None => folder.join("Dockerfile"),
     };
