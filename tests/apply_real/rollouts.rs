@@ -211,7 +211,7 @@ async fn a_rollout_that_takes_too_long_says_what_it_waited_for() {
         "app.yaml",
         &deployment("api", 1, "nodeSelector: {test: timeout-node}, "),
     );
-    fixture.settings.timeout = Duration::from_secs(6);
+    fixture.settings.timeout = Duration::from_secs(12);
     let (error, text) = fixture.failure().await;
     kubelet.abort();
     assert!(
