@@ -167,8 +167,7 @@ impl<C: Commands + 'static> TokenMint<C> {
     }
 
     async fn mint(&self, node: &NodeName) -> Result<JoinGrant, String> {
-        let _asking = Asking::begin(&self.asking, node)
-            .ok_or_else(|| "this node's earlier request is still being answered".to_owned())?;
+        let _asking = Asking::begin(&self.asking, node).ok_or_else(|| STILL_ANSWERED.to_owned())?;
         if !self.cluster.is_up() {
             return Err("K3s is not up yet".to_owned());
         }
@@ -229,6 +228,8 @@ impl<C: Commands + 'static> TokenMint<C> {
         }
     }
 }
+
+const STILL_ANSWERED: &str = "this node's earlier request is still being answered";
 
 /// That a node's request is being answered: two at once would leave it two tokens.
 struct Asking<'a> {

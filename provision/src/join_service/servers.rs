@@ -5,9 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 use orch_contract::{JOIN_SCHEMA, JoinGrant, JoinRefusal, NodeName, RefusalReason, Role};
 
-use super::TokenMint;
 use super::cluster::{Lease, describe};
 use super::outstanding::Outstanding;
+use super::{Asking, STILL_ANSWERED, TokenMint};
 use crate::k3s::datastore::Datastore;
 use crate::system::Commands;
 
@@ -48,6 +48,8 @@ impl<C: Commands + 'static> TokenMint<C> {
     /// The server's token, for a server that has no data. Nothing secret is in a refusal.
     pub(super) async fn admit_server(&self, node: &NodeName) -> Result<JoinGrant, JoinRefusal> {
         let not_ready = |problem: String| JoinRefusal::new(RefusalReason::NotReady, problem);
+        let _asking = Asking::begin(&self.asking, node)
+            .ok_or_else(|| not_ready(STILL_ANSWERED.to_owned()))?;
         let datastore = self.cluster.datastore();
         match datastore.map_err(|error| not_ready(error.to_string()))? {
             Datastore::None => {

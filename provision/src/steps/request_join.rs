@@ -36,14 +36,20 @@ pub(crate) enum RequestJoinError {
     Wait(#[source] WaitError),
     #[error(
         "this server has no data, and whether another one has the cluster cannot be told: making a second one would split \
-         it; bring the other servers up, or take those that are gone for good out of orch.yaml"
+         it; bring the other servers up, or replace those that are gone for good in orch.yaml by others; if no server has \
+         the cluster any more, delete k3s.yaml beside orch.yaml, and the next `orch create` or `up` makes a new one"
     )]
     Undecided(#[source] WaitError),
     #[error(
         "this server has a cluster of its own, in SQLite, which joining would lose; list it first in orch.yaml, and its \
-         data becomes the cluster's, or run `orch-provision reset` on it"
+         data becomes the cluster's where the other servers have none, or run `orch-provision reset` on it"
     )]
     OwnCluster,
+    #[error(
+        "this server has a cluster of its own, in SQLite, which becomes everybody's only where no other server has one, and that \
+         cannot be told; bring the other servers up, or replace those that are gone for good in orch.yaml by others"
+    )]
+    Undisputed(#[source] WaitError),
     #[error(
         "the join service grants the token of a {granted}, this node is a {wanted}; provision both from the host"
     )]
@@ -146,7 +152,13 @@ impl RequestJoin<'_> {
                     .to_owned(),
             ),
             Datastore::None => Situation::Asks("this server has not joined yet".to_owned()),
-            Datastore::Sqlite if is_first => Situation::Member(Place::Founder),
+            Datastore::Sqlite if is_first && !self.has_others() => {
+                Situation::Member(Place::Founder)
+            }
+            Datastore::Sqlite if is_first => Situation::Asks(
+                "this server's data becomes the cluster's, unless another server has one"
+                    .to_owned(),
+            ),
             Datastore::Sqlite => return Err(RequestJoinError::OwnCluster),
             Datastore::Etcd => match files.mode(Path::new(paths::JOIN_TOKEN))? {
                 None => Situation::Member(Place::Founder),
@@ -177,17 +189,25 @@ impl RequestJoin<'_> {
         server.unwrap_or(&config.servers.first).url()
     }
 
-    fn founding(&self) -> Founding {
-        match (self.context.config.is_first_server(), self.is_new_cluster) {
-            (false, _) => Founding::Never,
-            (true, false) => Founding::Unanimous,
-            (true, true) => Founding::Unseen,
+    fn has_others(&self) -> bool {
+        self.context.config.other_servers().next().is_some()
+    }
+
+    /// `has_own`: this server brings a cluster in SQLite. It is older than servers that are not there yet, which come up after it.
+    fn founding(&self, has_own: bool) -> Founding {
+        match self.context.config.is_first_server() {
+            false => Founding::Never,
+            true if self.is_new_cluster || has_own => Founding::Unseen,
+            true => Founding::Unanimous,
         }
     }
 
     async fn ask(&self, report: &StepReport<'_>) -> Result<Membership, RequestJoinError> {
         let config = self.context.config;
-        let founding = self.founding();
+        let files = self.context.system.files;
+        let has_own =
+            config.node.role == Role::Server && Datastore::of(files)? == Datastore::Sqlite;
+        let founding = self.founding(has_own);
         let servers = Servers::new(
             &config.node.name,
             &config.join,
@@ -202,11 +222,17 @@ impl RequestJoin<'_> {
         let decision = wait.until(report, || servers.ask()).await;
         let decision = decision.map_err(|error| match founding {
             Founding::Never => RequestJoinError::Wait(error),
+            _ if has_own => RequestJoinError::Undisputed(error),
             Founding::Unanimous | Founding::Unseen => RequestJoinError::Undecided(error),
         })??;
         let (grant, url) = match decision {
+            Decision::Join(..) if has_own => return Err(RequestJoinError::OwnCluster),
             Decision::Join(grant, url) => (grant, url),
-            Decision::Found => return Ok(Membership::FOUNDER),
+            Decision::Found => {
+                // One that is left from an earlier cluster would make a member of it of this server.
+                files.remove(Path::new(paths::JOIN_TOKEN))?;
+                return Ok(Membership::FOUNDER);
+            }
         };
         if grant.role != config.node.role {
             return Err(RequestJoinError::OtherRole {
@@ -215,7 +241,7 @@ impl RequestJoin<'_> {
             });
         }
         self.warn_of_differences(&grant, &url, report);
-        self.context.system.files.write(
+        files.write(
             Path::new(paths::JOIN_TOKEN),
             grant.token.expose().as_bytes(),
             0o600,

@@ -93,7 +93,7 @@ impl JoinError {
         let JoinError::Refused { reason, .. } = self else {
             return false;
         };
-        matches!(reason, RefusalReason::InTurn | RefusalReason::RateLimited)
+        *reason == RefusalReason::InTurn
     }
 
     /// Whether the service answered that there is no cluster behind it.
@@ -104,9 +104,9 @@ impl JoinError {
         *reason == RefusalReason::NoCluster
     }
 
-    /// Whether nobody can say what stands behind the address.
+    /// Whether nobody listens at the address. Who accepts a connection and then says nothing is there all the same.
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, JoinError::Connect { .. } | JoinError::Silent { .. })
+        matches!(self, JoinError::Connect { .. })
     }
 
     /// Whether asking again may help, because the server may still be starting.

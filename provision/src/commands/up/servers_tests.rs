@@ -76,6 +76,9 @@ const NOT_READY: Other = Other::Refuses(RefusalReason::NotReady);
 #[tokio::test]
 async fn the_first_server_makes_the_cluster_when_no_other_has_one() {
     let (node, _services) = server(0, [NO_CLUSTER; 2]).await;
+    // Left from a cluster that is no more.
+    let files = &node.machine.files;
+    files.put(paths::JOIN_TOKEN, "K10old::server:x", 0o600);
     node.up(false).await;
     assert!(
         config_of(&node).contains("cluster-init: true"),
@@ -97,6 +100,7 @@ async fn a_server_that_cannot_be_reached_may_have_the_cluster_unless_the_host_ne
     );
     assert_untouched(&node);
     node.is_new_cluster = true;
+    node.config.timeouts.join_seconds = 20;
     node.up(false).await;
     assert!(config_of(&node).contains("cluster-init: true"));
 }
@@ -170,11 +174,22 @@ async fn a_server_that_may_not_make_the_cluster_waits_for_who_may() {
 
 #[tokio::test]
 async fn a_cluster_in_sqlite_grows_from_its_own_server_and_no_other() {
-    let (node, services) = server(0, [Other::Grants; 2]).await;
+    let (mut node, _services) = server(0, [NO_CLUSTER, Other::IsAway]).await;
     node.machine.files.put(SQLITE, "", 0o600);
+    node.config.timeouts.join_seconds = 20;
     node.up(false).await;
     assert!(config_of(&node).contains("cluster-init: true"));
-    assert_eq!(services[0].granted() + services[1].granted(), 0);
+    for (others, said) in [
+        ([NO_CLUSTER, Other::Grants], "of its own, in SQLite"),
+        ([NO_CLUSTER, NOT_READY], "s2: "),
+    ] {
+        let (node, _services) = server(0, others).await;
+        node.machine.files.put(SQLITE, "", 0o600);
+        let (_, text) = failure(&node).await;
+        assert!(text.contains(said), "{text}");
+        assert_eq!(node.machine.files.text(paths::JOIN_TOKEN), None);
+        assert_untouched(&node);
+    }
     let (node, _services) = server(1, [Other::Grants; 2]).await;
     node.machine.files.put(SQLITE, "", 0o600);
     let (_, text) = failure(&node).await;

@@ -41,12 +41,12 @@ pub(super) const PATTERNS: &[Pattern] = &[
     },
     Pattern {
         parts: &["duplicate node name found"],
-        meaning: "the etcd cluster still has a member of this node's name: remove the old member (`etcdctl member list`, `member remove`), or give this node another name",
+        meaning: "the etcd cluster still has a member of this node's name: where the cluster has its Node, `orch cluster remove NODE` on the host takes both away; where it has none any more, remove the member by hand (`etcdctl member list`, `member remove` on another server), or give this node another name",
         is_final: true,
     },
     Pattern {
         parts: &["due to duplicate node names"],
-        meaning: "the etcd cluster still has a member of this node's name: remove the old member (`etcdctl member list`, `member remove`), or give this node another name",
+        meaning: "the etcd cluster still has a member of this node's name: where the cluster has its Node, `orch cluster remove NODE` on the host takes both away; where it has none any more, remove the member by hand (`etcdctl member list`, `member remove` on another server), or give this node another name",
         is_final: true,
     },
     Pattern {

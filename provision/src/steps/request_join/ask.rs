@@ -1,6 +1,7 @@
 //! Asks the servers' join services in their order, round after round: the first that grants is joined.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,8 @@ use orch_ssh::keys::{KeyError, read_known_host, read_private_key};
 
 /// A node that was just added may ask before a server has been told of its key.
 const UNKNOWN_KEY_PATIENCE: Duration = Duration::from_secs(20);
+/// Rounds in which a server must not have been there to count as one that has no cluster: a restart is shorter.
+const UNSEEN_ROUNDS: u32 = 3;
 /// A service that asks for more time than this is not believed.
 pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
@@ -29,7 +32,8 @@ pub(super) enum Founding {
     Never,
     /// When every other server has answered that it has no cluster.
     Unanimous,
-    /// Also where servers cannot be reached: the host has never seen this cluster.
+    /// Also where nobody listens at a server's address, round after round: the host has never seen this cluster, or it is this
+    /// server's own.
     Unseen,
 }
 
@@ -67,6 +71,8 @@ struct Asked {
 pub(super) struct Servers {
     node: NodeName,
     founding: Founding,
+    /// Rounds in which nobody spoke against a new cluster, and not everybody spoke.
+    unseen: AtomicU32,
     all: Vec<Asked>,
 }
 
@@ -92,6 +98,7 @@ impl Servers {
         Ok(Self {
             node: node.clone(),
             founding,
+            unseen: AtomicU32::new(0),
             all: all.collect(),
         })
     }
@@ -124,7 +131,13 @@ impl Servers {
             Said::Later(_) | Said::LaterAnywhere(_) | Said::Never(_) => false,
         };
         if self.founding != Founding::Never && said.iter().all(has_none) {
-            return Ok(Probe::Met(Decision::Found));
+            let has_said = |said: &Said| matches!(said, Said::NoCluster(_));
+            let unseen = 1 + self.unseen.fetch_add(1, Ordering::Relaxed);
+            if said.iter().all(has_said) || unseen >= UNSEEN_ROUNDS {
+                return Ok(Probe::Met(Decision::Found));
+            }
+        } else {
+            self.unseen.store(0, Ordering::Relaxed);
         }
         let is_over = said.iter().all(|said| matches!(said, Said::Never(_)));
         if is_over
@@ -158,8 +171,8 @@ impl Asked {
     /// Asks once, unless the service has said when to ask again.
     async fn ask(&self, node: &NodeName) -> Result<JoinGrant, Said> {
         let patience = || self.patience.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(said) = patience().hold(Instant::now()) {
-            return Err(Said::LaterAnywhere(said));
+        if let Some(held) = patience().hold(Instant::now()) {
+            return Err(held.into_said());
         }
         let error = match request_join(&self.service, node).await {
             Ok(grant) => return Ok(grant),
@@ -180,6 +193,15 @@ impl Asked {
     }
 }
 
+impl Held {
+    fn into_said(self) -> Said {
+        match self.is_for_all {
+            true => Said::LaterAnywhere(self.said),
+            false => Said::Later(self.said),
+        }
+    }
+}
+
 impl Said {
     fn text(&self) -> String {
         match self {
@@ -192,19 +214,27 @@ impl Said {
     }
 }
 
+/// What a service said that wants to be left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    said: String,
+    /// The others would say the same.
+    is_for_all: bool,
+}
+
 /// What earlier questions of one run say about the next.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
     unknown_since: Option<Instant>,
     /// The service wants to be left alone until then, and had this to say.
-    not_before: Option<(Instant, String)>,
+    not_before: Option<(Instant, Held)>,
 }
 
 impl Patience {
     /// What there is to wait for without asking.
-    pub(super) fn hold(&self, now: Instant) -> Option<String> {
-        let (until, said) = self.not_before.as_ref()?;
-        (now < *until).then(|| said.clone())
+    pub(super) fn hold(&self, now: Instant) -> Option<Held> {
+        let (until, held) = self.not_before.as_ref()?;
+        (now < *until).then(|| held.clone())
     }
 
     /// What to wait for after an answer that may still come right; None: it will not.
@@ -220,9 +250,13 @@ impl Patience {
             return None;
         }
         let said = error_chain(error).join(": ");
-        self.not_before = error
-            .retry_after()
-            .map(|wait| (now + wait.min(LONGEST_RETRY_AFTER), said.clone()));
+        self.not_before = error.retry_after().map(|wait| {
+            let held = Held {
+                said: said.clone(),
+                is_for_all: error.is_for_all_servers(),
+            };
+            (now + wait.min(LONGEST_RETRY_AFTER), held)
+        });
         Some(said)
     }
 }
@@ -276,13 +310,42 @@ mod tests {
             matches!(judged, Ok(Probe::Met(Decision::Found)))
         };
         assert!(found(Founding::Unanimous, vec![no(), no()]));
-        assert!(found(Founding::Unseen, vec![no(), nothing()]));
+        assert!(found(Founding::Unseen, vec![no(), no()]));
         // A server that is away may have the cluster.
         assert!(!found(Founding::Unanimous, vec![no(), nothing()]));
         for other in [Said::Later("K3s is not up".to_owned()), never()] {
             assert!(!found(Founding::Unseen, vec![no(), other]));
         }
         assert!(!found(Founding::Never, vec![no(), no()]));
+    }
+
+    #[test]
+    fn who_is_away_has_no_cluster_only_after_several_rounds_in_a_row() {
+        let two = servers(2, Founding::Unseen);
+        let found = |other: Said| {
+            let judged = two.judge(vec![no(), other]);
+            matches!(judged, Ok(Probe::Met(Decision::Found)))
+        };
+        assert!(!found(nothing()) && !found(nothing()));
+        assert!(!found(Said::Later("K3s is not up".to_owned())));
+        assert!(!found(nothing()) && !found(nothing()) && found(nothing()));
+    }
+
+    #[test]
+    fn only_the_turn_of_another_server_holds_for_all_of_them() {
+        let now = Instant::now();
+        let held = |reason| {
+            let mut patience = Patience::default();
+            let refused = JoinError::Refused {
+                reason,
+                message: "later".to_owned(),
+                retry_after: Some(Duration::from_secs(5)),
+            };
+            patience.judge(&refused, now);
+            patience.hold(now).unwrap().is_for_all
+        };
+        assert!(held(orch_contract::RefusalReason::InTurn));
+        assert!(!held(orch_contract::RefusalReason::RateLimited));
     }
 
     #[test]
