@@ -163,8 +163,9 @@ pub(super) async fn up(context: &Context, arguments: &UpArgs) -> anyhow::Result<
     failed?;
     if let (true, Some(cluster)) = (arguments.prune, &report.cluster) {
         let access = &arguments.selection.access;
+        let orphans: Vec<&str> = cluster.orphans.iter().map(String::as_str).collect();
         for orphan in &cluster.orphans {
-            cluster_remove::one(context, orphan, access, arguments.drain).await?;
+            cluster_remove::one(context, orphan, &orphans, access, arguments.drain).await?;
         }
     }
     cluster::finish(context, "cluster up");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use orch_contract::ClusterKeys;
+use orch_contract::{ClusterKeys, StorageKind};
 
 use super::cluster_nodes::{Shown, failures};
 use super::{Context, cluster, kubeconfig, machines, reach};
@@ -37,8 +37,10 @@ pub(super) async fn run(context: &Context, arguments: &RemoveArgs) -> anyhow::Re
         }
         return Ok(Exit::Changes);
     }
-    for name in &arguments.nodes {
-        one(context, name.as_str(), &arguments.access, arguments.drain).await?;
+    refuse_storage(context, arguments)?;
+    let going: Vec<&str> = arguments.nodes.iter().map(|name| name.as_str()).collect();
+    for name in &going {
+        one(context, name, &going, &arguments.access, arguments.drain).await?;
     }
     cluster::finish(context, "nodes removed");
     Ok(Exit::Success)
@@ -68,6 +70,27 @@ pub(super) async fn all(context: &Context, step: &Arc<Step>, force: bool) -> any
             Ok(())
         }
         freed => freed,
+    }
+}
+
+/// The first server exports the volumes' folder, and a reset or its machine's end takes them with it.
+fn refuse_storage(context: &Context, arguments: &RemoveArgs) -> anyhow::Result<()> {
+    let exports = machines::storage(&context.config, context.provider()) == StorageKind::Nfs;
+    let first = context.config.server().map(|first| &first.name.value);
+    let mut nodes = arguments.nodes.iter();
+    match first {
+        Some(first)
+            if exports && !arguments.drain.force && nodes.any(|name| name.as_str() == first) =>
+        {
+            Err(anyhow::anyhow!(
+                "node {first} exports the volumes of the cluster over NFS: without it, every one of them is lost"
+            ))
+            .exit(
+                Exit::Input,
+                "move what the volumes hold elsewhere first; `--force` removes it, and them, all the same",
+            )
+        }
+        _ => Ok(()),
     }
 }
 
@@ -105,16 +128,24 @@ fn only_server(name: &str) -> anyhow::Error {
     )
 }
 
+fn still_there(name: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "the cluster still has node {name} after {} s: etcd counts it until K3s has taken it out; look at K3s on the other servers \
+         (`journalctl -u k3s`) and run this again, or with `--force` to go on all the same",
+        MEMBER_GONE.as_secs()
+    )
+}
+
 /// Who is left when a server goes.
 #[derive(Debug, PartialEq, Eq)]
-enum Left {
+pub(super) enum Left {
     Majority,
     Minority { ready: usize, needed: usize },
     Nobody,
 }
 
 /// By server, whether it is Ready.
-fn without(servers: &BTreeMap<String, bool>, name: &str) -> Left {
+pub(super) fn without(servers: &BTreeMap<String, bool>, name: &str) -> Left {
     let left = servers.iter().filter(|(server, _)| *server != name);
     let left: Vec<bool> = left.map(|(_, is_ready)| *is_ready).collect();
     let (ready, needed) = (
@@ -128,55 +159,107 @@ fn without(servers: &BTreeMap<String, bool>, name: &str) -> Left {
     }
 }
 
-/// Turns this computer to another server before the one goes that its kubeconfig leads to.
-async fn turn_away(context: &Context, name: &str, access: &Access) -> anyhow::Result<()> {
-    if context
+/// Turns this computer to another server before the one goes that its kubeconfig leads to, or where that one does not answer.
+async fn turn_away(
+    context: &Context,
+    name: &str,
+    going: &[&str],
+    access: &Access,
+) -> anyhow::Result<()> {
+    let own = context.project.kubeconfig();
+    let servers: Vec<(String, String)> = context
         .config
-        .server()
-        .is_none_or(|first| first.name.value != name)
-    {
-        return Ok(());
+        .servers()
+        .map(|node| node.name.value.clone())
+        .map(|name| {
+            let url = context.api_url(&name);
+            (name, url)
+        })
+        .collect();
+    let staying = || {
+        servers
+            .iter()
+            .filter(|(name, _)| !going.contains(&name.as_str()))
+    };
+    match leads(
+        crate::kube::kubeconfig::server_of(&own).as_deref(),
+        &servers,
+        going,
+    ) {
+        // The only one there is: it answers or nobody does.
+        Leads::Stays if staying().count() == 1 => return Ok(()),
+        Leads::Stays if kubeconfig::answers(context).await => return Ok(()),
+        Leads::Stays | Leads::Goes => {}
     }
+    let before = std::fs::read(&own).map(zeroize::Zeroizing::new).ok();
     let options = reach::options(context, access)?;
     let step = context.ui.step("kubeconfig");
     let shown = Shown(Arc::clone(&step));
     for host in reach::hosts(context)? {
-        if host.role != orch_contract::Role::Server || host.name == name {
+        if !staying().any(|(name, _)| *name == host.name) {
             continue;
         }
         if let Ok(bytes) = nodes::kubeconfig(&host, &options, &shown).await {
             kubeconfig::keep(context, &host.name, &bytes)?;
-            step.done(&format!("leads to {}", host.name));
-            return Ok(());
+            if kubeconfig::answers(context).await {
+                step.done(&format!("leads to {}", host.name));
+                return Ok(());
+            }
         }
     }
-    Err(anyhow::anyhow!(
-        "no other server can be asked for a kubeconfig"
-    ))
-    .exit(Exit::Machine, format!("removing node {name}"))
+    if let Some(before) = before {
+        crate::files::keep_private(&own, &before).exit(Exit::Host, "writing the kubeconfig")?;
+    }
+    Err(anyhow::anyhow!("no server that stays answers")).exit(
+        Exit::Machine,
+        format!("removing node {name}; bring the other servers up first"),
+    )
+}
+
+/// Where a kubeconfig leads.
+#[derive(Debug, PartialEq, Eq)]
+enum Leads {
+    /// To a server that stays, or to none there is to turn away from.
+    Stays,
+    Goes,
+}
+
+/// `servers`: those of orch.yaml, each with the URL at which this computer reaches it. One that orch.yaml has no more goes, too.
+fn leads(url: Option<&str>, servers: &[(String, String)], going: &[&str]) -> Leads {
+    let goes = |name: &String| going.contains(&name.as_str());
+    let mut staying = servers.iter().filter(|(name, _)| !goes(name)).peekable();
+    let Some(url) = url else {
+        return Leads::Stays;
+    };
+    // With none that stays there is nobody to turn to, which the next question tells.
+    if staying.peek().is_none() || staying.any(|(_, own)| own == url) {
+        return Leads::Stays;
+    }
+    let is_described = servers.iter().any(|(_, own)| own == url);
+    let orphan_goes = going
+        .iter()
+        .any(|gone| servers.iter().all(|(name, _)| name != gone));
+    match is_described || servers.len() > 1 || orphan_goes {
+        true => Leads::Goes,
+        false => Leads::Stays,
+    }
 }
 
 /// Removes one node, described in orch.yaml or not any more.
 pub(super) async fn one(
     context: &Context,
     name: &str,
+    going: &[&str],
     access: &Access,
     drain: DrainArgs,
 ) -> anyhow::Result<()> {
     let step = context.ui.step("remove");
     let removing = || format!("removing node {name}");
+    turn_away(context, name, going, access).await?;
     let client = crate::kube::connect_impatient(&context.project.kubeconfig())
         .await
         .exit(Exit::Apply, removing())?;
     let is_server = refuse_server(context, &client, name, drain.force).await?;
-    let client = if is_server {
-        turn_away(context, name, access).await?;
-        crate::kube::connect_impatient(&context.project.kubeconfig())
-            .await
-            .exit(Exit::Apply, removing())?
-    } else {
-        client
-    };
     let registered = kube_nodes::registered(&client)
         .await
         .exit(Exit::Apply, removing())?;
@@ -210,9 +293,12 @@ pub(super) async fn one(
         kube_nodes::delete(&client, name)
             .await
             .exit(Exit::Apply, removing())?;
-        kube_nodes::wait_gone(&client, name, MEMBER_GONE)
+        let is_gone = kube_nodes::wait_gone(&client, name, MEMBER_GONE)
             .await
             .exit(Exit::Apply, removing())?;
+        if !is_gone && !drain.force {
+            return Err(still_there(name)).exit(Exit::Apply, removing());
+        }
     }
     let freed = free(context, name, access, &step).await;
     match freed {
@@ -227,7 +313,7 @@ pub(super) async fn one(
         .await
         .exit(Exit::Apply, removing())?;
     machines::forget(context, name)?;
-    match shut_out(context, name, access, &step).await {
+    match shut_out(context, name, going, access, &step).await {
         Err(error) if drain.force => {
             step.say(&format!("{name}: its key is still accepted: {error:#}"));
         }
@@ -247,11 +333,12 @@ pub(super) async fn one(
 async fn shut_out(
     context: &Context,
     gone: &str,
+    going: &[&str],
     access: &Access,
     step: &Arc<Step>,
 ) -> anyhow::Result<()> {
     let nodes = context.config.nodes.iter();
-    let rest: Vec<_> = nodes.filter(|node| node.name.value != gone).collect();
+    let rest = staying(nodes.map(|node| (node.name.value.as_str(), node)), going);
     if !ClusterKeys::new(context.project.state().join("keys"))
         .host_key()
         .exists()
@@ -263,7 +350,11 @@ async fn shut_out(
     }
     machines::renew_keys(context, &rest)?;
     let mut servers = reach::hosts(context)?;
-    servers.retain(|host| host.role == orch_contract::Role::Server && host.name != gone);
+    servers.retain(|host| host.role == orch_contract::Role::Server);
+    let named = servers
+        .iter()
+        .map(|host| (host.name.as_str(), host.clone()));
+    let servers = staying(named, going);
     let options = reach::options(context, access)?;
     let shown = Shown(Arc::clone(step));
     let reports = nodes::renew_keys(&servers, &options, &shown).await;
@@ -273,6 +364,14 @@ async fn shut_out(
             "taking the key of {gone}, which is gone, off the server's list; `orch cluster up` does it, too"
         ),
     )
+}
+
+/// Who stays when all that the command names have gone: one that went before must not be let in again by the next one's turn.
+fn staying<'n, T>(nodes: impl Iterator<Item = (&'n str, T)>, going: &[&str]) -> Vec<T> {
+    nodes
+        .filter(|(name, _)| !going.contains(name))
+        .map(|(_, node)| node)
+        .collect()
 }
 
 /// Stops K3s on the machine and removes what was installed; a machine that orch made goes altogether.
@@ -309,6 +408,38 @@ async fn free(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_goes_in_the_same_command_is_not_let_in_again() {
+        let nodes = [("s0", 0), ("s1", 1), ("s2", 2)];
+        assert_eq!(staying(nodes.into_iter(), &["s1", "s2"]), [0]);
+    }
+
+    #[test]
+    fn a_kubeconfig_is_turned_where_its_server_goes_or_is_none_any_more() {
+        let servers: Vec<_> = ["s0", "s1", "s2"]
+            .map(|name| (name.to_owned(), format!("https://{name}:6443")))
+            .into();
+        let of = |url: &str, servers: &[(String, String)], going: &[&str]| {
+            leads(Some(&format!("https://{url}:6443")), servers, going)
+        };
+        assert_eq!(of("s0", &servers, &["s0"]), Leads::Goes);
+        assert_eq!(of("s0", &servers, &["s1"]), Leads::Stays);
+        assert_eq!(of("s1", &servers, &["s2", "s1"]), Leads::Goes);
+        // Out of orch.yaml already.
+        assert_eq!(of("s0", &servers[1..], &["s0"]), Leads::Goes);
+        assert_eq!(of("s0", &servers[1..2], &["s0"]), Leads::Goes);
+        // An only server's, whatever its kubeconfig calls it, and nobody to turn to.
+        assert_eq!(of("x", &servers[..1], &["s0"]), Leads::Stays);
+        assert_eq!(of("s0", &servers[..1], &["a"]), Leads::Stays);
+        // Behind one name they are one.
+        let all = servers
+            .iter()
+            .map(|(name, _)| (name.clone(), "https://lb:6443".to_owned()));
+        let all: Vec<_> = all.collect();
+        assert_eq!(of("lb", &all, &["s0"]), Leads::Stays);
+        assert_eq!(leads(None, &servers, &["s0"]), Leads::Stays);
+    }
 
     #[test]
     fn a_server_goes_only_where_the_others_have_a_majority() {

@@ -14,7 +14,7 @@ use crate::cli::cluster::{
     Access, SnapshotCommand, SnapshotListArgs, SnapshotRestoreArgs, SnapshotSaveArgs,
 };
 use crate::exit::{Exit, WithExit as _};
-use crate::nodes::snapshot::{self, Snapshot};
+use crate::nodes::snapshot::{self, Holding, Snapshot};
 use crate::nodes::{Host, NodeError, Options};
 use crate::ui::Step;
 
@@ -22,7 +22,12 @@ use crate::ui::Step;
 const BEFORE_UPGRADE: &str = "before-upgrade";
 
 pub(super) async fn run(context: &Context, command: &SnapshotCommand) -> anyhow::Result<Exit> {
-    refuse_sqlite(context)?;
+    let access = match command {
+        SnapshotCommand::Save(arguments) => &arguments.access,
+        SnapshotCommand::List(arguments) => &arguments.access,
+        SnapshotCommand::Restore(arguments) => &arguments.access,
+    };
+    refuse_sqlite(context, access).await?;
     match command {
         SnapshotCommand::Save(arguments) => save(context, arguments).await,
         SnapshotCommand::List(arguments) => list(context, arguments).await,
@@ -30,8 +35,17 @@ pub(super) async fn run(context: &Context, command: &SnapshotCommand) -> anyhow:
     }
 }
 
-fn refuse_sqlite(context: &Context) -> anyhow::Result<()> {
+/// The only server that is left of several has its state in etcd still, whatever orch.yaml says.
+async fn refuse_sqlite(context: &Context, access: &Access) -> anyhow::Result<()> {
     if context.config.uses_etcd() {
+        return Ok(());
+    }
+    let (hosts, options) = servers(context, access)?;
+    let shown = Shown(context.ui.step("state"));
+    let mut held = snapshot::holdings(&hosts, &options, &shown)
+        .await
+        .into_iter();
+    if held.any(|held| held.is_ok_and(|held| held.etcd)) {
         return Ok(());
     }
     Err(anyhow::anyhow!(
@@ -68,10 +82,20 @@ pub(super) async fn before_upgrade(
         return Ok(());
     }
     let shown = Shown(Arc::clone(step));
-    let saved = snapshot::save(host, options, &shown, BEFORE_UPGRADE, directory(context)).await;
-    let saved = saved.exit(Exit::Machine, "making a snapshot before the upgrade")?;
-    step.say(&format!("{}: snapshot {}", saved.server, saved.name));
-    Ok(())
+    let mut others = reach::hosts(context)?;
+    others.retain(|other| other.role == Role::Server && other.name != host.name);
+    let mut failed = Vec::new();
+    // All have the same state; the K3s of the one that is due may be what the upgrade is to mend.
+    for server in std::iter::once(host).chain(&others) {
+        match snapshot::save(server, options, &shown, BEFORE_UPGRADE, directory(context)).await {
+            Ok(saved) => {
+                step.say(&format!("{}: snapshot {}", saved.server, saved.name));
+                return Ok(());
+            }
+            Err(error) => failed.push(error),
+        }
+    }
+    Err(all(failed)).exit(Exit::Machine, "making a snapshot before the upgrade")
 }
 
 async fn save(context: &Context, arguments: &SnapshotSaveArgs) -> anyhow::Result<Exit> {
@@ -182,16 +206,18 @@ async fn restore(context: &Context, arguments: &SnapshotRestoreArgs) -> anyhow::
     let stopped = snapshot::stop(&everyone, &options, &shown).await;
     none_failed(stopped).exit(
         Exit::Machine,
-        "stopping K3s on every server; take one that is gone for good out of orch.yaml; `orch cluster up` starts them again",
+        "stopping K3s on every server; replace one that is gone for good in orch.yaml by another; `orch cluster up` starts them again",
     )?;
     step.say("K3s is stopped on every server");
-    let again = "restoring the snapshot; K3s is stopped, run this again to go on";
+    let again = again(&server.name, hosts.is_empty());
+    let aside = snapshot::set_aside(&hosts, &options, &shown).await;
+    none_failed(aside).exit(Exit::Machine, again.as_str())?;
     snapshot::reset(&server, &options, &shown, &path)
         .await
-        .exit(Exit::Machine, again)?;
+        .exit(Exit::Machine, again.as_str())?;
     step.say(&format!("{}: has the snapshot's state", server.name));
-    let wiped = snapshot::wipe(&hosts, &options, &shown).await;
-    none_failed(wiped).exit(Exit::Machine, again)?;
+    let wiped = snapshot::wipe(&hosts, &options, &shown, directory(context)).await;
+    none_failed(wiped).exit(Exit::Machine, again.as_str())?;
     step.done(&format!("{path} on {}", server.name));
     // The others have no data now: each joins, the first one as well.
     cluster_nodes::run(context, &artifacts, &arguments.access).await?;
@@ -199,7 +225,20 @@ async fn restore(context: &Context, arguments: &SnapshotRestoreArgs) -> anyhow::
     Ok(Exit::Success)
 }
 
-/// The server that has the snapshot, and where. A file of this computer is brought to the first server.
+/// What to do when it was cut off, and the way back where the snapshot is the trouble.
+fn again(server: &str, is_only: bool) -> String {
+    let mut text = "restoring the snapshot; K3s is stopped, run this again to go on".to_owned();
+    if !is_only {
+        text.push_str(&format!(
+            ", and neither `up` nor a reboot before; to give it up, move db/etcd-before-restore below /var/lib/rancher/k3s/server \
+             back to db/etcd on every server but {server}, there the db/etcd-old-... that K3s kept if it has one, and run `orch cluster up`"
+        ));
+    }
+    text
+}
+
+/// The server that has the snapshot, and where. A file of this computer is brought to the first server that has the token: its
+/// bootstrap data is encrypted with that.
 async fn locate(
     context: &Context,
     snapshot: &str,
@@ -214,16 +253,27 @@ async fn locate(
         let sum = crate::files::sha256_of(file).exit(Exit::Input, reading())?;
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let path = format!("{}/{name}", directory(context));
-        let Some(first) = hosts.first() else {
-            anyhow::bail!("orch.yaml has no server");
+        let held = snapshot::holdings(hosts, options, &shown).await;
+        let has_token =
+            |held: &Result<Holding, NodeError>| held.as_ref().is_ok_and(|held| held.token);
+        let Some(index) = held.iter().position(has_token) else {
+            let failed: Vec<_> = held.into_iter().filter_map(Result::err).collect();
+            return Err(match failed.is_empty() {
+                true => anyhow::anyhow!(
+                    "no server has /var/lib/rancher/k3s/server/token, with which a snapshot is encrypted; put the old one back"
+                ),
+                false => all(failed),
+            })
+            .exit(Exit::Machine, "looking for a server with the cluster's token");
         };
+        let first = &hosts[index];
         snapshot::upload(first, options, &shown, file, &sum, &path)
             .await
             .exit(
                 Exit::Machine,
                 format!("bringing {} to {}", file.display(), first.name),
             )?;
-        return Ok((0, path));
+        return Ok((index, path));
     }
     let listed = snapshot::list(hosts, options, &shown, directory(context)).await;
     let mut servers = listed.iter().enumerate();
@@ -232,19 +282,26 @@ async fn locate(
         let found = found.find(|one| one.name == snapshot)?;
         Some((index, found.path.clone()))
     });
-    found
-        .ok_or_else(|| {
-            anyhow::anyhow!(
-                "{snapshot:?} is neither a file of this computer nor a snapshot that a server has"
-            )
-        })
-        .exit(
-            Exit::Input,
-            "looking for the snapshot; `orch cluster snapshot list` names them",
-        )
+    if let Some(found) = found {
+        return Ok(found);
+    }
+    let failed: Vec<_> = listed.into_iter().filter_map(Result::err).collect();
+    if !failed.is_empty() {
+        return Err(all(failed)).exit(
+            Exit::Machine,
+            format!("looking for the snapshot {snapshot:?}, which no other server has"),
+        );
+    }
+    Err(anyhow::anyhow!(
+        "{snapshot:?} is neither a file of this computer nor a snapshot that a server has"
+    ))
+    .exit(
+        Exit::Input,
+        "looking for the snapshot; `orch cluster snapshot list` names them",
+    )
 }
 
-fn none_failed(results: Vec<Result<(), NodeError>>) -> anyhow::Result<()> {
+fn none_failed<T>(results: Vec<Result<T, NodeError>>) -> anyhow::Result<()> {
     let failed: Vec<_> = results.into_iter().filter_map(Result::err).collect();
     if failed.is_empty() {
         return Ok(());

@@ -13,6 +13,7 @@ use futures::future::join_all;
 use orch_contract::{Action, Outcome, Role, Subject};
 
 use super::cluster_nodes::{Shown, failures, names, sketch, with_folders};
+use super::cluster_remove::{Left, without};
 use super::{Context, artifacts, cluster, cluster_snapshot, idle, machines};
 use crate::cli::cluster::UpgradeArgs;
 use crate::exit::{Exit, WithExit as _};
@@ -70,7 +71,11 @@ pub(super) async fn run(context: &Context, arguments: &UpgradeArgs) -> anyhow::R
         let names: Vec<_> = wave.iter().map(|host| host.name.clone()).collect();
         let hosts = with_folders(wave.into_iter().cloned().collect(), &prepared);
         for host in hosts.iter().filter(|host| host.role == Role::Server) {
-            cluster_snapshot::before_upgrade(context, host, &sketch.options, &step).await?;
+            refuse_minority(context, &host.name, arguments.drain.force).await?;
+            // One whose upgrade was cut off made its snapshot before, and its K3s may not run.
+            if !begun.contains(&host.name) {
+                cluster_snapshot::before_upgrade(context, host, &sketch.options, &step).await?;
+            }
         }
         let one = Upgrade {
             kubeconfig: &context.project.kubeconfig(),
@@ -96,6 +101,28 @@ pub(super) async fn run(context: &Context, arguments: &UpgradeArgs) -> anyhow::R
     }
     cluster::finish(context, "cluster upgraded");
     Ok(Exit::Success)
+}
+
+/// A server that is being upgraded does not count: the others must have a majority by then.
+async fn refuse_minority(context: &Context, name: &str, force: bool) -> anyhow::Result<()> {
+    if force || context.config.servers().count() < 2 {
+        return Ok(());
+    }
+    let asking = "asking the cluster for its servers";
+    let client = crate::kube::connect_impatient(&context.project.kubeconfig())
+        .await
+        .exit(Exit::Apply, asking)?;
+    let servers = kube_nodes::servers(&client).await;
+    match without(&servers.exit(Exit::Apply, asking)?, name) {
+        Left::Minority { ready, needed } => Err(anyhow::anyhow!(
+            "while server {name} is upgraded, {ready} of the other servers are Ready, and etcd would need {needed}: the cluster would stand still"
+        ))
+        .exit(
+            Exit::Input,
+            "bring the other servers up first and run this again; `--force` upgrades it all the same",
+        ),
+        Left::Majority | Left::Nobody => Ok(()),
+    }
 }
 
 /// Why agents must not go alone: they would become newer than a server that stays behind.

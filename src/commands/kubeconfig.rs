@@ -29,7 +29,7 @@ pub(super) async fn take(context: &Context, server: &str, bytes: &[u8]) -> anyho
 }
 
 /// Whether the project's kubeconfig leads to an API server.
-async fn answers(context: &Context) -> bool {
+pub(super) async fn answers(context: &Context) -> bool {
     let kubeconfig = context.project.kubeconfig();
     if !kubeconfig.exists() {
         return false;

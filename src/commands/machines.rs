@@ -84,7 +84,7 @@ fn api_names(context: &Context, provider: Provider) -> Vec<String> {
     }
 }
 
-fn storage(config: &Config, provider: Provider) -> StorageKind {
+pub(super) fn storage(config: &Config, provider: Provider) -> StorageKind {
     match (config.storage.share, provider) {
         _ if config.storage.class.is_some() => StorageKind::None,
         (Some(Share::Nfs), _) => StorageKind::Nfs,

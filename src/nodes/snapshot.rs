@@ -15,6 +15,8 @@ use crate::remote::Command;
 
 /// Where K3s keeps them unless its configuration says otherwise.
 pub const DIRECTORY: &str = "/var/lib/rancher/k3s/server/db/snapshots";
+/// A server's data.
+const SERVER_DATA: &str = "/var/lib/rancher/k3s/server";
 /// Bytes that are fetched at a time; less than a command's output may have.
 const PIECE: u64 = 512 * 1024;
 /// Lines of K3s that an error shows.
@@ -31,8 +33,27 @@ const LIST: &str = r#"[ -d "$1" ] || exit 0
 find "$1" -maxdepth 1 -type f ! -name '.*' -printf '%p\t%s\t%Ts\t\n' | sort
 "#;
 const PIECE_OF: &str = r#"tail -c "+$2" -- "$1" | head -c "$3""#;
-const STOP: &str = "systemctl stop k3s.service";
-/// K3s resets no server that its configuration tells to join another one. A flag is left where a reset was cut off.
+/// What a server has of a cluster.
+const HOLDING: &str = r#"[ ! -d "$1/db/etcd/member" ] || echo etcd
+[ ! -s "$1/token" ] || echo token
+"#;
+/// A machine that was made anew has no K3s to stop.
+const STOP: &str = r#"systemctl cat k3s.service >/dev/null 2>&1 || exit 0
+systemctl stop k3s.service
+"#;
+/// A member of the old cluster must not come up beside the restored one. A server that made the cluster is configured to make one
+/// where it finds none: until it has been told to join, it must not start by itself.
+const SET_ASIDE: &str = r#"set -eu
+if systemctl cat k3s.service >/dev/null 2>&1; then
+    systemctl disable --quiet k3s.service
+    systemctl stop k3s.service
+fi
+[ -d "$1/db/etcd" ] || exit 0
+rm -rf "$1/db/etcd-before-restore"
+mv "$1/db/etcd" "$1/db/etcd-before-restore"
+"#;
+/// K3s resets no server that its configuration tells to join another one. A flag is left where a reset was cut off. One that
+/// hangs, or whose connection is cut, ends by itself.
 const RESET: &str = r#"set -eu
 umask 077
 [ -f "$1" ] || { echo "there is no $1" >&2; exit 1; }
@@ -41,16 +62,20 @@ config=$(mktemp /run/orch-restore-XXXXXX)
 trap 'rm -f "$config"' EXIT
 grep -v -e '^server:' -e '^token-file:' -e '^cluster-init:' /etc/rancher/k3s/config.yaml > "$config"
 rm -f /var/lib/rancher/k3s/server/db/reset-flag
-K3S_CONFIG_FILE=$config /usr/local/bin/k3s server --cluster-reset --cluster-reset-restore-path="$1" \
+K3S_CONFIG_FILE=$config timeout --kill-after=30 900 \
+    /usr/local/bin/k3s server --cluster-reset --cluster-reset-restore-path="$1" \
     --token-file=/var/lib/rancher/k3s/server/token 2>&1
 "#;
-/// Snapshots are what is left when all else is lost. A server that made the cluster is configured to make one where it finds
-/// none: until it has been told to join, it must not start by itself.
+/// Snapshots are what is left when all else is lost, also those in a folder of their own below.
 const WIPE: &str = r#"set -eu
-systemctl disable --quiet k3s.service
-systemctl stop k3s.service
-[ -d /var/lib/rancher/k3s/server/db ] || exit 0
-find /var/lib/rancher/k3s/server/db -mindepth 1 -maxdepth 1 ! -name snapshots -exec rm -rf {} +
+if systemctl cat k3s.service >/dev/null 2>&1; then
+    systemctl disable --quiet k3s.service
+    systemctl stop k3s.service
+fi
+[ -d "$1/db" ] || exit 0
+kept=${2#"$1/db/"}
+kept=${kept%%/*}
+find "$1/db" -mindepth 1 -maxdepth 1 ! -name snapshots ! -name "$kept" -exec rm -rf {} +
 "#;
 
 /// One snapshot, a file on a server.
@@ -191,38 +216,97 @@ pub async fn upload(
     Ok(())
 }
 
+/// What a server has of a cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// Its state in etcd.
+    pub etcd: bool,
+    /// The server's token, without which no snapshot can be read.
+    pub token: bool,
+}
+
+impl Holding {
+    fn parse(text: &str) -> Self {
+        let has = |word| text.lines().any(|line| line == word);
+        Self {
+            etcd: has("etcd"),
+            token: has("token"),
+        }
+    }
+}
+
+/// What each server has, or why it could not be asked.
+pub async fn holdings(
+    hosts: &[Host],
+    options: &Options,
+    watcher: &dyn Watcher,
+) -> Vec<Result<Holding, NodeError>> {
+    let said = each(
+        hosts,
+        options,
+        watcher,
+        HOLDING,
+        &[SERVER_DATA],
+        "look for the state",
+    )
+    .await;
+    said.into_iter()
+        .map(|said| said.map(|text| Holding::parse(&text)))
+        .collect()
+}
+
 /// Stops K3s on every server: a majority that goes on would be another cluster.
 pub async fn stop(
     hosts: &[Host],
     options: &Options,
     watcher: &dyn Watcher,
-) -> Vec<Result<(), NodeError>> {
-    each(hosts, options, watcher, STOP, "stop K3s").await
+) -> Vec<Result<String, NodeError>> {
+    each(hosts, options, watcher, STOP, &[], "stop K3s").await
 }
 
-/// Takes the cluster's state from servers that are to join again.
+/// Puts the members of servers that are to join again where K3s does not find them, and a person does.
+pub async fn set_aside(
+    hosts: &[Host],
+    options: &Options,
+    watcher: &dyn Watcher,
+) -> Vec<Result<String, NodeError>> {
+    let shown = "put the old state aside";
+    each(hosts, options, watcher, SET_ASIDE, &[SERVER_DATA], shown).await
+}
+
+/// Takes the cluster's state from servers that are to join again, but for their snapshots.
 pub async fn wipe(
     hosts: &[Host],
     options: &Options,
     watcher: &dyn Watcher,
-) -> Vec<Result<(), NodeError>> {
-    each(hosts, options, watcher, WIPE, "wipe the old state").await
+    directory: &str,
+) -> Vec<Result<String, NodeError>> {
+    let arguments = [SERVER_DATA, directory];
+    each(
+        hosts,
+        options,
+        watcher,
+        WIPE,
+        &arguments,
+        "wipe the old state",
+    )
+    .await
 }
 
 async fn each(
     hosts: &[Host],
     options: &Options,
     watcher: &dyn Watcher,
-    script: &'static str,
-    shown: &'static str,
-) -> Vec<Result<(), NodeError>> {
+    script: &str,
+    arguments: &[&str],
+    shown: &str,
+) -> Vec<Result<String, NodeError>> {
     fleet::each(hosts, options, |host| async move {
         let session = Node::new(host, options, watcher).open().await?;
-        session
-            .succeed(Command::new(script).shown_as(shown))
-            .await?;
+        let command = Command::script(script, arguments).shown_as(shown);
+        let output = session.succeed(command).await?;
         session.close().await;
-        Ok(())
+        Ok(output.text())
     })
     .await
 }
@@ -292,12 +376,67 @@ mod tests {
     /// As the shell of a server runs them.
     #[test]
     fn the_scripts_are_shell() {
-        for script in [SAVE, LIST, PIECE_OF, STOP, RESET, WIPE] {
+        for script in [SAVE, LIST, PIECE_OF, HOLDING, STOP, SET_ASIDE, RESET, WIPE] {
             let checked = std::process::Command::new("sh")
                 .args(["-n", "-c", script])
                 .status()
                 .unwrap();
             assert!(checked.success(), "{script}");
         }
+    }
+
+    /// Runs a script as a server would; `systemctl` says that there is a K3s, or that there is none.
+    fn run(script: &str, has_k3s: bool, arguments: &[&str]) -> String {
+        let programs = tempfile::tempdir().unwrap();
+        let systemctl = programs.path().join("systemctl");
+        let status = if has_k3s { 0 } else { 5 };
+        std::fs::write(&systemctl, format!("#!/bin/sh\nexit {status}\n")).unwrap();
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&systemctl, executable).unwrap();
+        let path = std::env::var("PATH").unwrap();
+        let output = std::process::Command::new("sh")
+            .args(["-c", script, "sh"])
+            .args(arguments)
+            .env("PATH", format!("{}:{path}", programs.path().display()))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{script}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn servers_that_join_again_lose_their_state_in_two_steps_and_never_their_snapshots() {
+        let folder = tempfile::tempdir().unwrap();
+        let (server, db) = (folder.path(), folder.path().join("db"));
+        let data = server.to_str().unwrap();
+        let all = |has_k3s| {
+            let own = format!("{data}/db/own/snapshots");
+            run(STOP, has_k3s, &[]);
+            run(SET_ASIDE, has_k3s, &[data]);
+            let aside = db.join("etcd-before-restore/member").is_dir();
+            assert!(!db.join("etcd").exists());
+            run(WIPE, has_k3s, &[data, &own]);
+            aside
+        };
+        // Made anew: neither K3s nor data.
+        assert!(!all(false));
+        assert_eq!(
+            Holding::parse(&run(HOLDING, false, &[data])),
+            Holding::default()
+        );
+        for kept in ["etcd/member", "snapshots/a", "own/snapshots/b", "tls"] {
+            std::fs::create_dir_all(db.join(kept)).unwrap();
+        }
+        std::fs::write(server.join("token"), "t").unwrap();
+        let holding = Holding::parse(&run(HOLDING, true, &[data]));
+        assert!(holding.etcd && holding.token);
+        assert!(all(true));
+        let mut left: Vec<_> = std::fs::read_dir(&db)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["own", "snapshots"]);
+        assert!(Holding::parse(&run(HOLDING, true, &[data])).token);
     }
 }

@@ -89,6 +89,16 @@ pub fn write(k3s_yaml: &[u8], view: &HostView<'_>, path: &Path) -> Result<(), Ku
     })
 }
 
+/// The API server that a kubeconfig of ours leads to.
+pub fn server_of(path: &Path) -> Option<String> {
+    let bytes = std::fs::read(path).map(Zeroizing::new).ok()?;
+    let config: Value = serde_saphyr::from_slice(&bytes).ok()?;
+    let server = config.pointer("/clusters/0/cluster/server");
+    let server = server.and_then(Value::as_str).map(str::to_owned);
+    wipe(config);
+    server
+}
+
 fn check_server(server: &str) -> Result<(), KubeconfigError> {
     let parsed = url::Url::parse(server).ok();
     match parsed {

@@ -176,17 +176,20 @@ pub async fn servers(client: &kube::Client) -> Result<BTreeMap<String, bool>, Ku
         .collect())
 }
 
-/// Waits until the cluster has no such node any more: what K3s does about its end is done then.
+/// Waits until the cluster has no such node any more: what K3s does about its end is done then. Whether that came in time.
 pub async fn wait_gone(
     client: &kube::Client,
     name: &str,
     limit: Duration,
-) -> Result<(), KubeError> {
+) -> Result<bool, KubeError> {
     let started = Instant::now();
-    while started.elapsed() < limit && list(client).await?.contains_key(name) {
+    while list(client).await?.contains_key(name) {
+        if started.elapsed() >= limit {
+            return Ok(false);
+        }
         tokio::time::sleep(INTERVAL).await;
     }
-    Ok(())
+    Ok(true)
 }
 
 async fn list(client: &kube::Client) -> Result<BTreeMap<String, Node>, KubeError> {
