@@ -146,9 +146,21 @@ pub(super) async fn up(context: &Context, arguments: &UpArgs) -> anyhow::Result<
     let artifacts = artifacts::step(context).await?;
     // Vagrant takes them one after the other where it cannot do otherwise, and an agent waits for its server.
     hosts.sort_by_key(|host| host.role != Role::Server);
-    let idle = idle::among(context, &names(&hosts)).await?;
+    let everyone = reach::hosts(context)?;
+    let idle = idle::among(context, &names(&everyone)).await?;
+    let (idle, others): (Vec<Idle>, Vec<Idle>) = idle
+        .into_iter()
+        .partition(|idle| hosts.iter().any(|host| host.name == idle.name));
     if !idle.is_empty() {
         machines::prepare_step(context, &artifacts).await?;
+        let is_awake = |host: &Host| {
+            !idle
+                .iter()
+                .chain(&others)
+                .any(|idle| idle.name == host.name)
+        };
+        let servers = everyone.into_iter().filter(is_awake).collect();
+        admit(context, servers, &arguments.selection.access).await?;
         let names: Vec<String> = idle.into_iter().map(|idle| idle.name).collect();
         machines::up(context, &names).await?;
     }
@@ -170,6 +182,20 @@ pub(super) async fn up(context: &Context, arguments: &UpArgs) -> anyhow::Result<
     }
     cluster::finish(context, "cluster up");
     Ok(Exit::Success)
+}
+
+/// Brings the servers among these hosts the keys that there are now: one that is up lets no new machine join before.
+async fn admit(context: &Context, mut hosts: Vec<Host>, access: &Access) -> anyhow::Result<()> {
+    hosts.retain(|host| host.role == Role::Server);
+    if hosts.is_empty() {
+        return Ok(());
+    }
+    let step = context.ui.step("keys");
+    let options = reach::options(context, access)?;
+    let reports = nodes::renew_keys(&hosts, &options, &Shown(Arc::clone(&step))).await;
+    failures(&reports, "bringing the servers the keys of new nodes")?;
+    step.done(&format!("{} servers have them", reports.len()));
+    Ok(())
 }
 
 /// Brings every node up; the nodes step of `create` on SSH hosts.
