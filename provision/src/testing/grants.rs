@@ -1,4 +1,4 @@
-//! A real join service on the loopback interface that grants everything, or refuses everything, and counts.
+//! A real join service on the loopback interface that grants everything, at once or late, or refuses everything, and counts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,16 +14,20 @@ use orch_ssh::{AuthorizedKeys, Member, PrivateKey};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+/// Whether a request is refused, by its number from 0.
+type Refusal = dyn Fn(u32) -> Option<(RefusalReason, &'static str)> + Send + Sync;
+
 struct Granting {
+    asked: AtomicU32,
     granted: Arc<AtomicU32>,
-    refusal: Option<RefusalReason>,
+    refusal: Box<Refusal>,
 }
 
 #[async_trait]
 impl Grantor for Granting {
     async fn grant(&self, member: &Member) -> JoinResponse {
-        if let Some(reason) = self.refusal {
-            return JoinResponse::Refused(JoinRefusal::new(reason, "not here"));
+        if let Some((reason, words)) = (self.refusal)(self.asked.fetch_add(1, Ordering::SeqCst)) {
+            return JoinResponse::Refused(JoinRefusal::new(reason, words));
         }
         self.granted.fetch_add(1, Ordering::SeqCst);
         JoinResponse::Granted(JoinGrant {
@@ -73,22 +77,32 @@ pub(crate) struct Grants {
 
 impl Grants {
     pub(crate) async fn serve(layout: &ClusterKeys) -> Self {
-        Self::answering(layout, None).await
+        Self::answering(layout, |_| None).await
     }
 
     /// Refuses everybody.
     pub(crate) async fn refusing(layout: &ClusterKeys, reason: RefusalReason) -> Self {
-        Self::answering(layout, Some(reason)).await
+        Self::answering(layout, move |_| Some((reason, "not here"))).await
     }
 
-    async fn answering(layout: &ClusterKeys, refusal: Option<RefusalReason>) -> Self {
+    /// Not ready the first time, then grants.
+    pub(crate) async fn late(layout: &ClusterKeys) -> Self {
+        let starting = (RefusalReason::NotReady, "K3s is starting");
+        Self::answering(layout, move |number| (number == 0).then_some(starting)).await
+    }
+
+    async fn answering(
+        layout: &ClusterKeys,
+        refusal: impl Fn(u32) -> Option<(RefusalReason, &'static str)> + Send + Sync + 'static,
+    ) -> Self {
         let granted = Arc::new(AtomicU32::new(0));
         let authorized = std::fs::read_to_string(layout.authorized_keys()).unwrap();
         let service = JoinService::new(
             Limits::default(),
             Arc::new(Granting {
+                asked: AtomicU32::new(0),
                 granted: Arc::clone(&granted),
-                refusal,
+                refusal: Box::new(refusal),
             }),
             Arc::new(NoFacts),
             Arc::new(Keys(

@@ -1,98 +1,28 @@
 //! Whom a node asks, what it makes of the answers, and when it asks nobody.
 
-use orch_contract::{
-    ClusterKeys, JOIN_SCHEMA, JoinResponse, JoinToken, NodeConfig, NodeName, RefusalReason,
-};
-use orch_contract::{Event, JoinRefusal};
+use orch_contract::{ClusterKeys, Event, NodeConfig, NodeName, RefusalReason};
 use orch_runner::{Recorder, Runner, error_chain};
 use orch_ssh::client::JoinError;
-use orch_ssh::keys::{ensure_cluster_keys, read_private_key};
-use orch_ssh::server::{Audit, AuditEvent, FactsSource, Grantor, JoinService, KeySource, Limits};
-use orch_ssh::{AuthorizedKeys, Member, PrivateKey};
-use std::sync::{Arc, Mutex};
+use orch_ssh::keys::ensure_cluster_keys;
 use std::time::Instant;
-use tokio::net::TcpListener;
 
 use super::ask::{LONGEST_RETRY_AFTER, Patience};
 use super::*;
+use crate::testing::grants::Grants;
 use crate::testing::{Machine, agent_config};
 
-/// Not ready the first time, then grants.
-#[derive(Default)]
-struct SlowServer(Mutex<u32>);
-
-#[async_trait]
-impl Grantor for SlowServer {
-    async fn grant(&self, member: &Member) -> JoinResponse {
-        let mut asked = self.0.lock().unwrap();
-        *asked += 1;
-        if *asked == 1 {
-            return JoinResponse::Refused(JoinRefusal::new(
-                RefusalReason::NotReady,
-                "K3s is starting",
-            ));
-        }
-        JoinResponse::Granted(JoinGrant {
-            schema: JOIN_SCHEMA,
-            node: member.name.clone(),
-            server_url: "https://127.0.0.1:6443".to_owned(),
-            token: JoinToken::parse("K10abc::id.topsecret").unwrap(),
-            role: Role::Agent,
-            expires_at: Some(Timestamp::now() + SignedDuration::from_secs(600)),
-        })
-    }
-}
-
-struct Keys(PrivateKey, AuthorizedKeys);
-
-impl KeySource for Keys {
-    fn host_key(&self) -> Result<PrivateKey, String> {
-        Ok(self.0.clone())
-    }
-
-    fn authorized_keys(&self) -> Result<AuthorizedKeys, String> {
-        Ok(self.1.clone())
-    }
-}
-
-struct NoFacts;
-
-#[async_trait]
-impl FactsSource for NoFacts {
-    async fn facts(&self) -> Result<Vec<u8>, String> {
-        Err("no facts".to_owned())
-    }
-}
-
-struct NoAudit;
-
-impl Audit for NoAudit {
-    fn record(&self, _: AuditEvent) {}
-}
-
 /// A real join service on the loopback interface, and an agent's configuration for it.
-async fn serve(directory: &Path) -> (NodeConfig, tokio::task::JoinHandle<()>) {
+async fn serve(directory: &Path) -> (NodeConfig, Grants) {
     let layout = ClusterKeys::new(directory);
     let node: NodeName = "agent".parse().unwrap();
     ensure_cluster_keys(&layout, std::slice::from_ref(&node)).unwrap();
-    let text = std::fs::read_to_string(layout.authorized_keys()).unwrap();
-    let service = JoinService::new(
-        Limits::default(),
-        Arc::new(SlowServer::default()),
-        Arc::new(NoFacts),
-        Arc::new(Keys(
-            read_private_key(&layout.host_key()).unwrap(),
-            AuthorizedKeys::parse(&text).unwrap(),
-        )),
-        Arc::new(NoAudit),
-    );
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let grants = Grants::late(&layout).await;
     let mut config = agent_config();
     config.servers.first.address = "127.0.0.1".parse().unwrap();
-    config.servers.first.join_port = listener.local_addr().unwrap().port();
+    config.servers.first.join_port = grants.port;
     config.join.client_key = layout.client_key(&node);
     config.join.known_host = layout.host_public_key();
-    (config, tokio::spawn(service.run(listener)))
+    (config, grants)
 }
 
 #[tokio::test]
